@@ -1,0 +1,1 @@
+"""Benchmarks of the served path: latency, accuracy, the demo and its report."""

@@ -1,0 +1,1 @@
+"""From a published checkpoint to artefacts a server can run, each proven against PyTorch."""

@@ -1,0 +1,47 @@
+"""Errors of the export package.
+
+ExportError
+├── UnknownVariantError     no such backbone
+├── CheckpointError         weights missing, unreadable, incomplete or of another variant
+├── MissingDependencyError  an optional package is not installed
+├── InvalidGeometryError    a grid or resolution that does not fit the patch size
+├── ManifestError           an artefact is incomplete or not what its manifest says
+└── ParityError             an artefact does not compute what PyTorch computes
+
+Each is a wrong use or bad input for the command line (`exit_status` 2), but for ParityError,
+whose answer is "no" (1).
+"""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_status = 2
+
+
+class UnknownVariantError(ExportError):
+    """The named backbone is not in the table of variants."""
+
+
+class CheckpointError(ExportError):
+    """The weights cannot be used; the message names the file and what is wrong with it."""
+
+
+class MissingDependencyError(ExportError):
+    """A package of an optional extra is missing; the message says what to install."""
+
+
+class InvalidGeometryError(ExportError):
+    """The requested input size does not fit the backbone's patch size."""
+
+
+class ManifestError(ExportError):
+    """An artefact's manifest is missing, damaged or does not describe its files."""
+
+
+class ParityError(ExportError):
+    """An exported graph disagrees with PyTorch beyond its tolerance."""
+
+    exit_status = 1

@@ -1,0 +1,233 @@
+"""Write a complete model repository from exported artefacts.
+
+Layout of a repository::
+
+    models/<model>/config.pbtxt   and 1/: what Triton loads (--model-repository=<repository>/models)
+    banks/                        the products; kept when the models are assembled anew
+    repository.json               what was assembled, from what
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from dinspect_client import wire
+from dinspect_export.manifest import KNOWN_ANSWER_FILE, MODEL_FILE, Artefact, read_artefacts
+from dinspect_server import triton_config as configs
+from dinspect_server.errors import AssemblyError
+
+RUNTIMES = ("openvino", "onnxruntime")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+DEFAULT_MAX_BANK_BYTES = 2 << 30
+MODELS_FOLDER = "models"
+BANKS_FOLDER = "banks"
+RECORD_FILE = "repository.json"
+_LIBRARY = "lib"
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """How the assembled models run.
+
+    Attributes:
+        runtime: ``openvino`` or ``onnxruntime``.
+        precision: Of the backbone: ``auto``, ``fp32``, ``fp16`` or ``bf16``; ``auto`` is decided
+            when the model loads, on the processor it loads on.
+        max_bank_bytes: Memory for loaded banks, per input size.
+
+    Raises:
+        AssemblyError: If a value is none of those.
+    """
+
+    runtime: str = "openvino"
+    precision: str = "auto"
+    max_bank_bytes: int = DEFAULT_MAX_BANK_BYTES
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES or self.precision not in PRECISIONS:
+            raise AssemblyError(
+                f"runtime {self.runtime!r} with precision {self.precision!r}; expected one of "
+                f"{', '.join(RUNTIMES)} and one of {', '.join(PRECISIONS)}"
+            )
+        if self.runtime == "onnxruntime" and self.precision not in ("auto", "fp32"):
+            raise AssemblyError(
+                f"onnxruntime runs the backbone in fp32 on a CPU, not in {self.precision}"
+            )
+        if self.max_bank_bytes <= 0:
+            raise AssemblyError(f"max_bank_bytes is {self.max_bank_bytes}, expected more than 0")
+
+
+def assemble(
+    artefacts_dir: Path, repository: Path, options: ServingOptions | None = None
+) -> list[str]:
+    """Write the repository's models, replacing earlier ones as a whole; the banks stay.
+
+    Args:
+        artefacts_dir: Folder of exported artefacts, one per input size.
+        repository: The repository's folder; created when missing.
+        options: How the models run.
+
+    Returns:
+        Names of the ensembles that inspect.
+
+    Raises:
+        AssemblyError: If two artefacts have one input size or the folder cannot be written.
+        ManifestError: If an artefact is missing or damaged.
+    """
+    options = options or ServingOptions()
+    artefacts = read_artefacts(artefacts_dir)
+    backbones = [_backbone_model(artefact) for artefact in artefacts]
+    _check_sizes(backbones)
+    staging = repository / f".{MODELS_FOLDER}.{os.getpid()}.partial"
+    try:
+        staging.mkdir(parents=True)
+        for artefact, backbone in zip(artefacts, backbones, strict=True):
+            _write_input_size(staging, artefact, backbone, options)
+        _write_python_model(staging, "anomaly_map", configs.anomaly_map_config())
+        _write_python_model(staging, "products", configs.products_config())
+        sizes = [_served_size(a, b) for a, b in zip(artefacts, backbones, strict=True)]
+        _write_python_model(
+            staging, "enroll", configs.enroll_config(json.dumps(sizes), options.precision)
+        )
+        (repository / BANKS_FOLDER).mkdir(exist_ok=True)
+        _replace(staging, repository / MODELS_FOLDER)
+    except OSError as error:
+        raise AssemblyError(f"cannot write the repository {repository}: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    ensembles = [wire.anomaly_dino_model(backbone.label) for backbone in backbones]
+    _write_record(repository, artefacts, options, ensembles)
+    return ensembles
+
+
+def _backbone_model(artefact: Artefact) -> configs.BackboneModel:
+    manifest = artefact.manifest
+    return configs.BackboneModel(
+        name=manifest.name,
+        grid=(manifest.grid[0], manifest.grid[1]),
+        dim=manifest.dim,
+        layers=tuple(manifest.layers),
+        patch_size=manifest.patch_size,
+    )
+
+
+def _check_sizes(backbones: Iterable[configs.BackboneModel]) -> None:
+    seen: dict[str, str] = {}
+    for backbone in backbones:
+        if backbone.label in seen:
+            raise AssemblyError(
+                f"{backbone.name} and {seen[backbone.label]} both serve size {backbone.label}; "
+                "give each repository one backbone per input size"
+            )
+        seen[backbone.label] = backbone.name
+
+
+def _write_input_size(
+    models: Path, artefact: Artefact, backbone: configs.BackboneModel, options: ServingOptions
+) -> None:
+    digest = artefact.manifest.onnx_sha256
+    for raw in (False, True):
+        _write_python_model(models, "preprocess", configs.preprocess_config(backbone, raw=raw))
+        ensemble = configs.anomaly_dino_config(backbone, raw=raw)
+        folder = models / ensemble.name
+        (folder / "1").mkdir(parents=True)
+        (folder / "config.pbtxt").write_text(configs.config_text(ensemble), encoding="utf-8")
+    config = configs.backbone_config(backbone, options.runtime, options.precision, digest)
+    version = _write_python_model(models, "backbone", config)
+    for name in artefact.manifest.files:
+        shutil.copyfile(artefact.path / name, version / name)
+    for name in (MODEL_FILE, KNOWN_ANSWER_FILE):
+        if not (version / name).is_file():
+            raise AssemblyError(f"{artefact.path} holds no {name}; export it again")
+    knn = configs.cosine_knn_config(backbone, digest, options.precision, options.max_bank_bytes)
+    _write_python_model(models, "cosine_knn", knn)
+
+
+def _served_size(artefact: Artefact, backbone: configs.BackboneModel) -> dict[str, object]:
+    return {
+        "label": backbone.label,
+        "ensemble": wire.anomaly_dino_model(backbone.label),
+        "backbone": backbone.name,
+        "grid": list(backbone.grid),
+        "layer": backbone.layers[-1],
+        "name": artefact.manifest.variant,
+        "onnx_sha256": artefact.manifest.onnx_sha256,
+        "weights_sha256": artefact.manifest.weights_sha256,
+    }
+
+
+def _write_python_model(models: Path, source: str, config: ModelConfig) -> Path:
+    """Copy a model's source with the library files it imports, and write its config."""
+    folder = models / config.name
+    version = folder / "1"
+    version.mkdir(parents=True)
+    adapter = models_source() / source / "model.py"
+    shutil.copyfile(adapter, version / "model.py")
+    for file in library_files(adapter):
+        shutil.copyfile(file, version / file.name)
+    (folder / "config.pbtxt").write_text(configs.config_text(config), encoding="utf-8")
+    return version
+
+
+def library_files(adapter: Path) -> list[Path]:
+    """Our own files that a model's source imports, directly or not, to be copied beside it."""
+    library = models_source() / _LIBRARY
+    own = {path.stem: path for path in library.glob("*.py")}
+    own["wire"] = Path(wire.__file__)
+    needed: dict[str, Path] = {}
+    waiting = [adapter]
+    while waiting:
+        for name in _imported_modules(waiting.pop()):
+            if name in own and name not in needed:
+                needed[name] = own[name]
+                waiting.append(own[name])
+    return [needed[name] for name in sorted(needed)]
+
+
+def _imported_modules(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def models_source() -> Path:
+    """Folder of the models' sources: beside this package in a checkout, inside it in a wheel."""
+    package = Path(__file__).parent
+    for folder in (package / MODELS_FOLDER, package.parent / MODELS_FOLDER):
+        if folder.is_dir():
+            return folder
+    raise AssemblyError(f"the models' sources are missing beside {package}; reinstall dinspect")
+
+
+def _replace(staging: Path, target: Path) -> None:
+    previous = staging.with_suffix(".previous")
+    if target.exists():
+        target.rename(previous)
+    staging.rename(target)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _write_record(
+    repository: Path, artefacts: list[Artefact], options: ServingOptions, ensembles: list[str]
+) -> None:
+    record = {
+        "ensembles": ensembles,
+        "runtime": options.runtime,
+        "precision": options.precision,
+        "artefacts": [artefact.manifest.to_dict() for artefact in artefacts],
+    }
+    staged = repository / f".{RECORD_FILE}.{os.getpid()}"
+    staged.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    staged.replace(repository / RECORD_FILE)

@@ -1,0 +1,134 @@
+"""The ``dinspect`` commands of this package. Heavy imports wait until they run."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import types
+from pathlib import Path
+
+
+class InstallServerCommand:
+    """Install the embedded server."""
+
+    help = "install the embedded Triton server (from the nvidia-pytriton wheel, apart)"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+        parser.add_argument("--location", type=Path, help="folder (default: in the environment)")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Install, or leave an installation as it is."""
+        from dinspect_server.installation import default_location, install_server
+
+        location = args.location or default_location()
+        install_server(location)
+        print(f"Triton server in {location}")
+        return 0
+
+
+class AssembleCommand:
+    """Write a model repository."""
+
+    help = "write a Triton model repository from exported models"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+        parser.add_argument("repository", type=Path, help="folder of the repository")
+        parser.add_argument("--artefacts", type=Path, default=Path("build/artefacts"))
+        parser.add_argument(
+            "--runtime",
+            choices=("openvino", "onnxruntime"),
+            default="openvino",
+            help="what runs the backbone (default openvino)",
+        )
+        parser.add_argument(
+            "--precision",
+            choices=("auto", "fp32", "fp16", "bf16"),
+            default="auto",
+            help="of the backbone and the search; auto takes the fastest that this processor has "
+            "units for and that reproduces PyTorch's known answer",
+        )
+        parser.add_argument(
+            "--max-bank-bytes",
+            type=int,
+            default=2 << 30,
+            help="memory for loaded banks per input size (default 2 GiB)",
+        )
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Assemble and name the ensembles."""
+        from dinspect_server.assemble import ServingOptions, assemble
+
+        options = ServingOptions(args.runtime, args.precision, args.max_bank_bytes)
+        ensembles = assemble(args.artefacts, args.repository, options)
+        print(f"{args.repository}: {', '.join(ensembles)}")
+        return 0
+
+
+class ServeCommand:
+    """Serve a repository until told to stop."""
+
+    help = "serve a model repository with the embedded Triton"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+        parser.add_argument("repository", type=Path)
+        parser.add_argument(
+            "--host",
+            default="127.0.0.1",
+            help="address to listen on (default loopback; Triton has no login, so open it only "
+            "behind a gateway or with --tls-client-ca)",
+        )
+        parser.add_argument("--http-port", type=int, default=8000)
+        parser.add_argument("--grpc-port", type=int, default=8001)
+        parser.add_argument("--metrics-port", type=int, default=8002)
+        parser.add_argument("--tls-cert", type=Path, help="PEM certificate for gRPC")
+        parser.add_argument("--tls-key", type=Path, help="its PEM key")
+        parser.add_argument("--tls-client-ca", type=Path, help="PEM; clients must be signed by it")
+        parser.add_argument(
+            "--admin-key",
+            default=os.environ.get("DINSPECT_ADMIN_KEY", ""),
+            help="needed to load and unload models (default: $DINSPECT_ADMIN_KEY)",
+        )
+        parser.add_argument("--log", type=Path, help="default REPOSITORY/server.log")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Serve; SIGTERM and Ctrl-C stop in order. Exit status 3 when the server dies."""
+        from dinspect_server.embedded import EmbeddedTriton, Endpoints, Security
+        from dinspect_server.errors import AssemblyError
+
+        if (args.tls_cert is None) != (args.tls_key is None) or (
+            args.tls_client_ca and not args.tls_cert
+        ):
+            raise AssemblyError("TLS needs both --tls-cert and --tls-key")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        endpoints = Endpoints(args.host, args.http_port, args.grpc_port, args.metrics_port)
+        security = Security(args.tls_cert, args.tls_key, args.tls_client_ca, args.admin_key)
+        stopping = False
+
+        def stop(signum: int, frame: types.FrameType | None) -> None:
+            nonlocal stopping
+            stopping = True
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        try:
+            with EmbeddedTriton(args.repository, endpoints, security, args.log) as server:
+                print(
+                    f"{server.version} is ready: gRPC {server.grpc_url}, HTTP {server.http_url}, "
+                    f"metrics {server.metrics_url}",
+                    flush=True,
+                )
+                status = server.wait()
+                if not stopping:
+                    excerpt = server.log_excerpt()
+                    print(f"tritonserver ended with status {status}\n{excerpt}", file=sys.stderr)
+                    return 3
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+        return 0

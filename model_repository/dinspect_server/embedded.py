@@ -1,0 +1,301 @@
+"""The real Triton server as a child process: started, watched, stopped."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from dinspect_server.assemble import MODELS_FOLDER, RECORD_FILE
+from dinspect_server.errors import AssemblyError, InstallationError, StartError
+from dinspect_server.installation import Installation, find_installation, free_port
+from dinspect_server.known_answer import check_round_trip
+from dinspect_server.supervisor import StubSupervisor
+
+START_TIMEOUT_S = 180.0
+EXIT_TIMEOUT_S = 10
+LOOPBACK = "127.0.0.1"
+_STUB_SHARED_MEMORY_BYTES = 16 << 20
+_LOG_TAIL_LINES = 8
+_LOG_ERROR_LINES = 40
+_LOG_PREFIX = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the server listens; a port of 0 picks a free one.
+
+    Attributes:
+        host: Address to bind; loopback unless told otherwise, for Triton has no login.
+        http_port, grpc_port, metrics_port: TCP ports.
+    """
+
+    host: str = LOOPBACK
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
+
+
+@dataclass(frozen=True)
+class Security:
+    """Protection of the endpoints.
+
+    Attributes:
+        tls_cert, tls_key: PEM files of the server; gRPC is encrypted when given.
+        tls_client_ca: PEM file; clients must then present a certificate it signed.
+        admin_key: Value of the header ``triton-grpc-protocol-admin-key`` (HTTP: ``admin-key``)
+            without which models cannot be loaded or unloaded.
+    """
+
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    admin_key: str = ""
+
+
+class EmbeddedTriton:
+    """A running server for one assembled repository; use it as a context manager.
+
+    Args:
+        repository: A repository written by `assemble`.
+        endpoints: Where to listen.
+        security: TLS and the admin key.
+        log_path: The server's log; default ``<repository>/server.log``, the last one kept as
+            ``server.log.1``.
+
+    Raises:
+        InstallationError, PortInUseError, StartError: On entering, saying what to do.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        endpoints: Endpoints | None = None,
+        security: Security | None = None,
+        log_path: Path | None = None,
+    ) -> None:
+        self.repository = repository.resolve()
+        self.security = security or Security()
+        self.log_path = log_path or self.repository / "server.log"
+        self._requested = endpoints or Endpoints()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._supervisor: StubSupervisor | None = None
+        self.version = ""
+
+    @property
+    def http_url(self) -> str:
+        """``host:port`` of the HTTP endpoint."""
+        return f"{self._connect_host}:{self.endpoints.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """``host:port`` of the gRPC endpoint."""
+        return f"{self._connect_host}:{self.endpoints.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the Prometheus metrics."""
+        return f"http://{self._connect_host}:{self.endpoints.metrics_port}/metrics"
+
+    @property
+    def process_id(self) -> int:
+        """Process id of the running server."""
+        if self._process is None:
+            raise StartError("the server is not running")
+        return self._process.pid
+
+    @property
+    def _connect_host(self) -> str:
+        return LOOPBACK if self._requested.host in ("0.0.0.0", "") else self._requested.host  # noqa: S104
+
+    def __enter__(self) -> EmbeddedTriton:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server and wait until every model is ready and answers rightly."""
+        if not (self.repository / RECORD_FILE).is_file():
+            raise AssemblyError(
+                f"{self.repository} is no assembled repository; run: dinspect assemble"
+            )
+        installation = find_installation()
+        host = self._requested.host
+        self.endpoints = Endpoints(
+            host,
+            free_port(host, self._requested.http_port),
+            free_port(host, self._requested.grpc_port),
+            free_port(host, self._requested.metrics_port),
+        )
+        if self.log_path.exists():
+            self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command(installation),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(installation),
+                preexec_fn=_die_with_parent,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
+            )
+        try:
+            self._wait_until_ready()
+            client = self._client_settings()
+            self.version = check_round_trip(self.grpc_url, self._labels(), client)
+            self._supervisor = StubSupervisor(self._process.pid, self.grpc_url, client)
+            self._supervisor.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server: requests in flight are finished, then it is made to exit."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(EXIT_TIMEOUT_S + 5)
+        except subprocess.TimeoutExpired:
+            # Its stubs are in the same session and end with it.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def wait(self) -> int:
+        """Block until the server ends by itself; returns its exit status."""
+        return self._process.wait() if self._process is not None else 0
+
+    def _command(self, installation: Installation) -> list[str]:
+        at = self.endpoints
+        command = [
+            str(installation.binary),
+            f"--model-repository={self.repository / MODELS_FOLDER}",
+            f"--backend-directory={installation.backends}",
+            f"--backend-config=python,shm-default-byte-size={_STUB_SHARED_MEMORY_BYTES}",
+            # Explicit control, so that a model whose stub died can be loaded again.
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+            f"--http-address={at.host}",
+            f"--http-port={at.http_port}",
+            f"--grpc-address={at.host}",
+            f"--grpc-port={at.grpc_port}",
+            f"--metrics-address={at.host}",
+            f"--metrics-port={at.metrics_port}",
+        ]
+        guard = self.security
+        if guard.tls_cert and guard.tls_key:
+            command += [
+                "--grpc-use-ssl=true",
+                f"--grpc-server-cert={guard.tls_cert}",
+                f"--grpc-server-key={guard.tls_key}",
+            ]
+            if guard.tls_client_ca:
+                command += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={guard.tls_client_ca}"]
+        if guard.admin_key:
+            key = f"admin-key={guard.admin_key}"
+            command += [
+                f"--grpc-restricted-protocol=model-repository,shared-memory:{key}",
+                f"--http-restricted-api=model-repository,shared-memory:{key}",
+            ]
+        return command
+
+    def _client_settings(self) -> dict[str, object]:
+        guard = self.security
+        settings: dict[str, object] = {"headers": {}}
+        if guard.admin_key:
+            settings["headers"] = {"triton-grpc-protocol-admin-key": guard.admin_key}
+        if guard.tls_cert:
+            settings |= {"ssl": True, "root_certificates": str(guard.tls_cert)}
+        return settings
+
+    def _labels(self) -> list[str]:
+        record = json.loads((self.repository / RECORD_FILE).read_text(encoding="utf-8"))
+        return [name.removeprefix("anomaly_dino_") for name in record["ensembles"]]
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        address = f"http://{self.http_url}/v2/health/ready"
+        while True:
+            if self._process is None or self._process.poll() is not None:
+                status = self._process.returncode if self._process else "unknown"
+                raise StartError(f"tritonserver ended with status {status}\n{self.log_excerpt()}")
+            try:
+                with urllib.request.urlopen(address, timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                pass
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"tritonserver is not ready after {START_TIMEOUT_S:.0f} s\n{self.log_excerpt()}"
+                )
+            time.sleep(0.1)
+
+    def log_excerpt(self) -> str:
+        """What the log says of errors, and its last lines, with its path."""
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join([f"from {self.log_path}:", *telling_lines(lines)])
+
+
+def telling_lines(lines: list[str]) -> list[str]:
+    """The lines of a Triton log that tell why it ended, without its tables.
+
+    An error's continuation lines (a traceback) belong to it.
+    """
+    errors: list[str] = []
+    inside_error = False
+    for line in lines:
+        if _LOG_PREFIX.match(line):
+            inside_error = line[0] in "EF"
+        if inside_error and line.strip() and not line.startswith(("|", "+")):
+            errors.append(line)
+    last = [line for line in lines if line.strip() and not line.startswith(("|", "+"))]
+    tail = [line for line in last[-_LOG_TAIL_LINES:] if line not in errors]
+    return errors[:_LOG_ERROR_LINES] + tail
+
+
+def _environment(installation: Installation) -> dict[str, str]:
+    """The server's environment: its stubs run this very interpreter with its own libpython."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV")
+    }
+    inherited = environment.get("LD_LIBRARY_PATH")
+    libraries = [str(installation.libpython_dir), *([inherited] if inherited else [])]
+    environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+    environment["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
+    )
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    return environment
+
+
+def _die_with_parent() -> None:
+    """In the child: end when the parent is killed, so that no server is left behind."""
+    library = ctypes.CDLL(None)
+    if library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        raise InstallationError("cannot tie the server to this process (prctl failed)")

@@ -1,0 +1,34 @@
+"""Errors of the server package.
+
+ServerError
+├── AssemblyError       the repository cannot be written as asked
+├── InstallationError   the server, or something it needs, is missing
+├── PortInUseError      a port is taken
+└── StartError          the server ended or did not become ready; carries its log
+"""
+
+from __future__ import annotations
+
+
+class ServerError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_status = 2
+
+
+class AssemblyError(ServerError):
+    """The model repository cannot be written as asked."""
+
+
+class InstallationError(ServerError):
+    """The server or something it needs is missing; the message says what to install."""
+
+
+class PortInUseError(ServerError):
+    """A port the server should listen on is taken."""
+
+
+class StartError(ServerError):
+    """The server ended or did not become ready in time; the message ends with its log."""
+
+    exit_status = 3

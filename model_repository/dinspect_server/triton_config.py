@@ -1,0 +1,261 @@
+"""Triton's model configs, built as protobuf messages so that no typo survives.
+
+Names come from the wire contract. Two rules are kept here and checked by a test: a tensor an
+ensemble puts out feeds no later step (Triton would prune its producer), and every model may be
+queued and refused, never silently dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from dinspect_client import wire
+
+MAX_BATCH = 8
+MAX_QUEUE_SIZE = 256
+QUEUE_DELAY_US = 0
+QUEUE_TIMEOUT_US = 60_000_000
+
+PIXELS = "pixels"
+IMAGE_SIZE = "image_size"
+DISTANCE_GRID = "distance_grid"
+RUNTIME_INFO = "runtime_info"
+_DTYPES = {
+    "BYTES": pb.TYPE_STRING,
+    "FP32": pb.TYPE_FP32,
+    "INT32": pb.TYPE_INT32,
+    "INT64": pb.TYPE_INT64,
+    "UINT8": pb.TYPE_UINT8,
+}
+
+
+@dataclass(frozen=True)
+class BackboneModel:
+    """A backbone as the other models need to know it.
+
+    Attributes:
+        name: Triton model and artefact name.
+        grid: Patch grid.
+        dim: Width of a patch token.
+        layers: Blocks whose tokens it puts out.
+        patch_size: Edge of a patch in pixels.
+    """
+
+    name: str
+    grid: tuple[int, int]
+    dim: int
+    layers: tuple[int, ...]
+    patch_size: int = 14
+
+    @property
+    def label(self) -> str:
+        """Input size as it appears in model names."""
+        return wire.grid_label(self.grid, self.patch_size)
+
+    @property
+    def last_tokens(self) -> wire.TensorSpec:
+        """The tokens AnomalyDINO compares: those of the last tapped block."""
+        return tokens_spec(self, self.layers[-1])
+
+
+def tokens_spec(backbone: BackboneModel, layer: int) -> wire.TensorSpec:
+    """The output of a backbone that carries a layer's patch tokens."""
+    shape = (backbone.grid[0] * backbone.grid[1], backbone.dim)
+    return wire.TensorSpec(f"patch_tokens_{layer}", "FP32", shape, f"patch tokens of block {layer}")
+
+
+def _pixels_spec(backbone: BackboneModel) -> wire.TensorSpec:
+    height, width = (side * backbone.patch_size for side in backbone.grid)
+    return wire.TensorSpec(PIXELS, "UINT8", (height, width, 3), "the backbone's input, RGB")
+
+
+_IMAGE_SIZE = wire.TensorSpec(IMAGE_SIZE, "INT32", (2,), "height and width of the original image")
+
+
+def preprocess_config(backbone: BackboneModel, *, raw: bool) -> pb.ModelConfig:
+    """Images to pixels, for one input size."""
+    source = wire.IMAGE_RGB if raw else wire.IMAGE
+    return _python_model(
+        preprocess_name(backbone, raw=raw),
+        [source],
+        [_pixels_spec(backbone), _IMAGE_SIZE],
+        {"grid": f"{backbone.grid[0]},{backbone.grid[1]}", "input": source.name},
+    )
+
+
+def preprocess_name(backbone: BackboneModel, *, raw: bool) -> str:
+    """Name of the preprocessing model of an input size."""
+    return f"preprocess_{backbone.label}" + ("_raw" if raw else "")
+
+
+def backbone_config(
+    backbone: BackboneModel, runtime: str, precision: str, onnx_sha256: str
+) -> pb.ModelConfig:
+    """Pixels to patch tokens; the hash makes Triton reload when the file changed."""
+    info = wire.TensorSpec(RUNTIME_INFO, "BYTES", (1,), "JSON: runtime and precision in force")
+    return _python_model(
+        backbone.name,
+        [_pixels_spec(backbone)],
+        [*(tokens_spec(backbone, layer) for layer in backbone.layers), info],
+        {"runtime": runtime, "precision": precision, "onnx_sha256": onnx_sha256},
+    )
+
+
+def cosine_knn_config(
+    backbone: BackboneModel, onnx_sha256: str, search_precision: str, max_bank_bytes: int
+) -> pb.ModelConfig:
+    """Patch tokens and a product to distances, score and verdict."""
+    tokens = wire.TensorSpec("patch_tokens", "FP32", backbone.last_tokens.shape, "patch tokens")
+    grid = wire.TensorSpec(DISTANCE_GRID, "FP32", backbone.grid, "patch distances for the map")
+    return _python_model(
+        f"cosine_knn_{backbone.label}",
+        [tokens, wire.PRODUCT, _IMAGE_SIZE],
+        [
+            wire.ANOMALY_SCORE,
+            wire.THRESHOLD,
+            wire.VERDICT,
+            wire.BUNDLE_VERSION,
+            _patch_distances(backbone),
+            grid,
+        ],
+        {
+            "onnx_sha256": onnx_sha256,
+            "search_precision": search_precision,
+            "max_bank_bytes": str(max_bank_bytes),
+        },
+    )
+
+
+def anomaly_map_config() -> pb.ModelConfig:
+    """Patch distances to the map; shared by all input sizes."""
+    grid = wire.TensorSpec(DISTANCE_GRID, "FP32", (-1, -1), "patch distances")
+    return _python_model("anomaly_map", [grid, _IMAGE_SIZE], [wire.ANOMALY_MAP], {})
+
+
+def enroll_config(served_sizes_json: str, search_precision: str) -> pb.ModelConfig:
+    """Good images to a bundle."""
+    return _python_model(
+        wire.ENROLL_MODEL,
+        wire.ENROLL_INPUTS,
+        wire.ENROLL_OUTPUTS,
+        {"served_sizes": served_sizes_json, "search_precision": search_precision},
+        batches=False,
+    )
+
+
+def products_config() -> pb.ModelConfig:
+    """The list of products."""
+    return _python_model(
+        wire.PRODUCTS_MODEL, wire.PRODUCTS_INPUTS, wire.PRODUCTS_OUTPUTS, {}, batches=False
+    )
+
+
+def anomaly_dino_config(backbone: BackboneModel, *, raw: bool) -> pb.ModelConfig:
+    """The ensemble that plant software calls."""
+    source = wire.IMAGE_RGB if raw else wire.IMAGE
+    config = pb.ModelConfig(
+        name=wire.anomaly_dino_model(backbone.label, raw=raw),
+        platform="ensemble",
+        max_batch_size=MAX_BATCH,
+        input=[_input(source), _input(wire.PRODUCT)],
+        output=[
+            _output(_patch_distances(backbone) if spec is wire.PATCH_DISTANCES else spec)
+            for spec in wire.INSPECTION_OUTPUTS
+        ],
+    )
+    steps = config.ensemble_scheduling.step
+    steps.append(
+        _step(
+            preprocess_name(backbone, raw=raw),
+            {source.name: source.name},
+            {PIXELS: PIXELS, IMAGE_SIZE: IMAGE_SIZE},
+        )
+    )
+    tokens = backbone.last_tokens.name
+    steps.append(_step(backbone.name, {PIXELS: PIXELS}, {tokens: "patch_tokens"}))
+    answers = [spec.name for spec in wire.INSPECTION_OUTPUTS if spec is not wire.ANOMALY_MAP]
+    steps.append(
+        _step(
+            f"cosine_knn_{backbone.label}",
+            _same("patch_tokens", wire.PRODUCT.name, IMAGE_SIZE),
+            _same(*answers, DISTANCE_GRID),
+        )
+    )
+    steps.append(
+        _step("anomaly_map", _same(DISTANCE_GRID, IMAGE_SIZE), _same(wire.ANOMALY_MAP.name))
+    )
+    return config
+
+
+def config_text(config: pb.ModelConfig) -> str:
+    """The config as ``config.pbtxt`` holds it."""
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def _patch_distances(backbone: BackboneModel) -> wire.TensorSpec:
+    spec = wire.PATCH_DISTANCES
+    return wire.TensorSpec(spec.name, spec.datatype, backbone.grid, spec.meaning)
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def _python_model(
+    name: str,
+    inputs: Sequence[wire.TensorSpec],
+    outputs: Sequence[wire.TensorSpec],
+    parameters: Mapping[str, str],
+    *,
+    batches: bool = True,
+) -> pb.ModelConfig:
+    config = pb.ModelConfig(
+        name=name,
+        backend="python",
+        max_batch_size=MAX_BATCH if batches else 0,
+        input=[_input(spec) for spec in inputs],
+        output=[_output(spec) for spec in outputs],
+        instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)],
+        parameters={key: pb.ModelParameter(string_value=text) for key, text in parameters.items()},
+    )
+    if batches:
+        # Without this block Triton neither drops cancelled requests nor bounds the queue.
+        batching = config.dynamic_batching
+        batching.max_queue_delay_microseconds = QUEUE_DELAY_US
+        policy = batching.default_queue_policy
+        policy.timeout_action = pb.ModelQueuePolicy.REJECT
+        policy.default_timeout_microseconds = QUEUE_TIMEOUT_US
+        policy.allow_timeout_override = True
+        policy.max_queue_size = MAX_QUEUE_SIZE
+    return config
+
+
+def _input(spec: wire.TensorSpec) -> pb.ModelInput:
+    return pb.ModelInput(
+        name=spec.name, data_type=_DTYPES[spec.datatype], dims=spec.shape, optional=spec.optional
+    )
+
+
+def _output(spec: wire.TensorSpec) -> pb.ModelOutput:
+    return pb.ModelOutput(name=spec.name, data_type=_DTYPES[spec.datatype], dims=spec.shape)
+
+
+def _step(
+    model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]
+) -> pb.ModelEnsembling.Step:
+    return pb.ModelEnsembling.Step(
+        model_name=model, model_version=-1, input_map=inputs, output_map=outputs
+    )
+
+
+def prunable_inputs(config: pb.ModelConfig) -> set[str]:
+    """Tensors of an ensemble that are both its output and a step's input: the pruning trap."""
+    outputs = {output.name for output in config.output}
+    fed: Iterable[Any] = config.ensemble_scheduling.step
+    return {name for step in fed for name in step.input_map.values()} & outputs

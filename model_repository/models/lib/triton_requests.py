@@ -1,0 +1,98 @@
+"""Between Triton's request objects and plain values, and between exceptions and Triton's errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from refusals import InspectionRefused
+from wire import TensorSpec
+
+
+def start(args: dict[str, str]) -> dict[str, str]:
+    """Check the interpreter and read the model's parameters.
+
+    Args:
+        args: What Triton hands to `initialize`.
+
+    Returns:
+        The parameters of the model's config, name to string.
+
+    Raises:
+        RuntimeError: With numpy 2, under which this backend's stub hands every tensor over filled
+            with its first element, without an error.
+    """
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise RuntimeError(
+            f"numpy {np.__version__} is installed for the server's interpreter, but this Python "
+            "backend needs numpy below 2; run: pip install 'numpy<2'"
+        )
+    parameters = json.loads(args["model_config"])["parameters"]
+    return {name: value["string_value"] for name, value in parameters.items()}
+
+
+def answer_each(requests: Sequence[Any], answer: Callable[[Any], list[Any]]) -> list[Any]:
+    """Answer every request on its own, so that a bad one never fails its batch.
+
+    Args:
+        requests: Triton's requests.
+        answer: Computes one request's output tensors; raises `InspectionRefused` to refuse it.
+
+    Returns:
+        One response per request, in order.
+    """
+    return [_response(request, answer) for request in requests]
+
+
+def _response(request: Any, answer: Callable[[Any], list[Any]]) -> Any:
+    try:
+        return pb_utils.InferenceResponse(output_tensors=answer(request))
+    except InspectionRefused as refusal:
+        error = pb_utils.TritonError(str(refusal), pb_utils.TritonError.INVALID_ARG)
+    except Exception as fault:
+        # The caller gets the kind of fault; the details, which may name paths, go to the log.
+        pb_utils.Logger.log_error(f"request failed: {type(fault).__name__}: {fault}")
+        error = pb_utils.TritonError(
+            f"internal fault ({type(fault).__name__}); the server's log has the details",
+            pb_utils.TritonError.INTERNAL,
+        )
+    return pb_utils.InferenceResponse(error=error)
+
+
+def array(request: Any, name: str) -> np.ndarray[Any, Any]:
+    """One input of a request as a NumPy array.
+
+    Raises:
+        InspectionRefused: If the request lacks it.
+    """
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        raise InspectionRefused(f"the request has no input '{name}'")
+    return tensor.as_numpy()
+
+
+def texts(request: Any, spec: TensorSpec) -> list[str]:
+    """A BYTES input as strings, flattened.
+
+    Raises:
+        InspectionRefused: If it is missing or no UTF-8.
+    """
+    try:
+        return [value.decode("utf-8") for value in array(request, spec.name).reshape(-1)]
+    except UnicodeDecodeError:
+        raise InspectionRefused(f"input '{spec.name}' is not UTF-8 text") from None
+
+
+def tensor(name: str, values: Any, dtype: Any) -> Any:
+    """An output tensor; contiguous, as the stub requires."""
+    return pb_utils.Tensor(name, np.ascontiguousarray(values, dtype=dtype))
+
+
+def text_tensor(name: str, values: Sequence[str], shape: tuple[int, ...] = (-1,)) -> Any:
+    """A BYTES output tensor with one element per string."""
+    encoded = np.array([value.encode("utf-8") for value in values], dtype=object)
+    return pb_utils.Tensor(name, encoded.reshape(shape))

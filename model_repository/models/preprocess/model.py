@@ -1,0 +1,45 @@
+"""Triton model: encoded or raw images to the backbone's pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_preparation import backbone_pixels, decode_image
+from refusals import InspectionRefused
+from triton_requests import answer_each, array, start, tensor
+from wire import IMAGE, IMAGE_RGB
+
+
+class TritonPythonModel:
+    """Adapter around `image_preparation`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the grid and the kind of input."""
+        parameters = start(args)
+        rows, columns = parameters["grid"].split(",")
+        self.grid = (int(rows), int(columns))
+        self.raw = parameters["input"] == IMAGE_RGB.name
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Prepare each request's images."""
+        return answer_each(requests, self._answer)
+
+    def _answer(self, request: Any) -> list[Any]:
+        images = self._images(request)
+        return [
+            tensor("pixels", np.stack([backbone_pixels(i, self.grid) for i in images]), np.uint8),
+            tensor("image_size", [image.shape[:2] for image in images], np.int32),
+        ]
+
+    def _images(self, request: Any) -> list[NDArray[np.uint8]]:
+        if self.raw:
+            batch = array(request, IMAGE_RGB.name)
+            if batch.ndim != 4 or batch.shape[-1] != 3:
+                raise InspectionRefused(
+                    f"'{IMAGE_RGB.name}' is {batch.shape}, expected (batch, height, width, 3)"
+                )
+            return list(batch)
+        return [decode_image(encoded) for encoded in array(request, IMAGE.name).reshape(-1)]

@@ -1,0 +1,47 @@
+"""Triton model: what is enrolled on this server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bank_store import BankStore
+from triton_requests import answer_each, start, text_tensor, texts
+from wire import PRODUCT, PRODUCTS_REPORT
+
+
+class TritonPythonModel:
+    """Adapter around `bank_store`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the store."""
+        start(args)
+        self.store = BankStore(Path(args["model_repository"]).parents[1] / "banks")
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """List the products each request asks for."""
+        return answer_each(requests, self._answer)
+
+    def _answer(self, request: Any) -> list[Any]:
+        wanted = texts(request, PRODUCT)[0]
+        names = [self.store.resolve(wanted)[0]] if wanted else list(self.store.products())
+        report = json.dumps([self._describe(name) for name in names])
+        return [text_tensor(PRODUCTS_REPORT.name, [report])]
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        product, current = self.store.resolve(name)
+        bundle = self.store.read_bundle(product, current)
+        return {
+            "product": product,
+            "current": current,
+            "versions": self.store.products()[product],
+            "ensemble": bundle.ensemble,
+            "grid": bundle.grid,
+            "image_size": bundle.image_size,
+            "threshold": bundle.threshold,
+            "num_references": bundle.num_references,
+            "num_patches": bundle.num_patches,
+            "created_at": bundle.created_at,
+            "backbone_sha256": bundle.backbone["onnx_sha256"],
+        }

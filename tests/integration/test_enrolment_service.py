@@ -1,0 +1,152 @@
+"""The life of a product on the real server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+from integration.triton_calls import bytes_input, enroll, inspect
+from tritonclient.utils import InferenceServerException
+
+from dinspect_server.assemble import assemble
+from dinspect_server.embedded import EmbeddedTriton
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    with triton.InferenceServerClient(served.grpc_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def images(split):
+    return [path.read_bytes() for path in split.enrolled[:6]]
+
+
+def test_new_version_answers_the_next_request_and_old_ones_can_be_pinned(client, images, split):
+    part = split.defective[0].read_bytes()
+    assert enroll(client, "growing", images[:2])[0] == 1
+    first = inspect(client, "growing", part)
+    assert enroll(client, "growing", images)[0] == 2
+    second = inspect(client, "growing", part)
+    assert (first["bundle_version"][0, 0], second["bundle_version"][0, 0]) == (1, 2)
+    assert second["anomaly_score"][0, 0] <= first["anomaly_score"][0, 0]
+    pinned = inspect(client, "growing@1", part)
+    assert all(np.array_equal(pinned[name], first[name]) for name in first)
+
+
+def test_bundle_records_its_origin(served, client, images):
+    _, threshold, report = enroll(
+        client, "recorded", images[:3], image_names=["a", "b", "c"], operator="ada",
+        false_positive_rate=0.34,
+    )  # fmt: skip
+    folder = served.repository / "banks" / "recorded" / "1"
+    record = json.loads((folder / "bundle.json").read_text())
+    assert [one["name"] for one in record["references"]] == ["a", "b", "c"]
+    assert record["references"][0]["sha256"] == hashlib.sha256(images[0]).hexdigest()
+    assert record["operator"] == "ada"
+    assert record["threshold"] == pytest.approx(threshold)
+    assert record["calibration"]["method"] == "leave_one_out"
+    assert threshold < max(record["calibration"]["reference_scores"])
+    assert report["backbone"]["precision"] in ("fp32", "fp16", "bf16")
+    assert record["num_patches"] == 3 * 1024
+    digest = hashlib.sha256((folder / "bank.safetensors").read_bytes()).hexdigest()
+    assert record["bank_sha256"] == digest
+
+
+def test_enrolment_in_parts_equals_one_request(client, images, split):
+    _, at_once, _ = enroll(client, "at-once", images)
+    version, _, report = enroll(client, "parts", images[:4], session="s1", commit=False)
+    assert (version, report) == (0, {"session": "s1", "num_staged": 4})
+    with pytest.raises(InferenceServerException, match="unknown product 'parts'"):
+        inspect(client, "parts", images[0])
+    enroll(client, "parts", images[4:], session="s1", commit=False)
+    version, in_parts, report = enroll(client, "parts", [], session="s1")
+    assert (version, report["num_references"]) == (1, 6)
+    assert in_parts == at_once
+    part = split.functional[0].read_bytes()
+    a, b = inspect(client, "parts", part), inspect(client, "at-once", part)
+    assert np.array_equal(a["patch_distances"], b["patch_distances"])
+
+
+@pytest.mark.parametrize(
+    ("product", "images", "options", "reason"),
+    [
+        ("bad name", [b"x"], {}, "no product name"),
+        ("fresh", [], {}, "at least one image"),
+        ("fresh", [b"x"], {}, "no image in a known format"),
+        ("fresh", [], {"session": "never-opened"}, "'never-opened' is not open"),
+        ("fresh", [b"x"], {"shots": 1}, "unknown options"),
+        ("fresh", [b"x"], {"commit": False}, "no session is named"),
+    ],
+)
+def test_refused_enrolment_changes_nothing(client, product, images, options, reason):
+    with pytest.raises(InferenceServerException, match=reason):
+        enroll(client, product, images, **options)
+    assert "fresh" not in [one["product"] for one in listed(client)]
+
+
+def test_refused_part_ends_the_session(client, images):
+    enroll(client, "half", images[:1], session="s2", commit=False)
+    with pytest.raises(InferenceServerException, match="reference #3: "):
+        enroll(client, "half", [images[1], b"broken"], session="s2", commit=False)
+    with pytest.raises(InferenceServerException, match="'s2' is not open"):
+        enroll(client, "half", [], session="s2")
+
+
+def test_size_that_is_not_served_says_what_to_assemble(client, images):
+    with pytest.raises(InferenceServerException, match=r"672x672 .* this server has 448, 448x588"):
+        enroll(client, "fine", images[:1], resolution=672)
+
+
+def listed(client, product=""):
+    result = client.infer("products", [bytes_input("product", [product.encode()], [1])])
+    return json.loads(result.as_numpy("products")[0])
+
+
+def test_products_are_listed(client, images):
+    enroll(client, "listed", images[:1])
+    (one,) = listed(client, "listed")
+    assert one["versions"] == [1]
+    assert (one["current"], one["ensemble"]) == (1, "anomaly_dino_448")
+    assert "listed" in [product["product"] for product in listed(client)]
+    with pytest.raises(InferenceServerException, match="unknown product"):
+        listed(client, "nobody")
+
+
+def test_products_survive_a_restart_and_a_kill(artefacts_dir, images, split, tmp_path):
+    """SIGKILL in the middle of an enrolment: the older product answers as before, nothing half."""
+    assemble(artefacts_dir, tmp_path)
+    part = split.defective[0].read_bytes()
+    with EmbeddedTriton(tmp_path) as server:
+        client = triton.InferenceServerClient(server.grpc_url)
+        enroll(client, "kept", images[:2])
+        before = inspect(client, "kept", part)
+        enroll(client, "lost", images[:2], session="open", commit=False)
+        pending = client.async_infer(
+            "enroll",
+            [
+                bytes_input("product", [b"killed"], [1]),
+                bytes_input("images", images, [len(images)]),
+            ],
+            lambda result, error: None,
+        )
+        process = psutil.Process(server.process_id)
+        stubs = process.children()
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        psutil.wait_procs(stubs, 10)
+        del pending
+        client.close()
+    with EmbeddedTriton(tmp_path) as server:
+        client = triton.InferenceServerClient(server.grpc_url)
+        assert [one["product"] for one in listed(client)] == ["kept"]
+        after = inspect(client, "kept", part)
+        assert all(np.array_equal(after[name], before[name]) for name in before)
+        client.close()
+    assert [path.name for path in (tmp_path / "banks").iterdir()] == ["kept"]

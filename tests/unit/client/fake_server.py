@@ -1,0 +1,264 @@
+"""A gRPC server that speaks KServe v2 and fails on demand.
+
+It stands in for Triton only where faults must be provoked: a real one cannot be told to leave out
+an output or to be unavailable exactly once. What Triton itself does is tested by the integration
+tests, with the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+
+from dinspect_client import wire
+
+ENSEMBLE = "anomaly_dino_448"
+GRID = (4, 5)
+NUMPY_TYPES = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8}
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclass
+class Fault:
+    """A status to answer with, for the next ``times`` requests to a model."""
+
+    code: grpc.StatusCode
+    message: str
+    times: int = 1
+
+
+def product_report(name: str, **changes: Any) -> dict[str, Any]:
+    report = {
+        "product": name,
+        "current": 3,
+        "versions": [1, 2, 3],
+        "ensemble": ENSEMBLE,
+        "grid": [32, 32],
+        "image_size": [300, 400],
+        "threshold": 0.41,
+        "num_references": 32,
+        "num_patches": 32768,
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "backbone_sha256": "ab" * 32,
+    }
+    return report | changes
+
+
+def ensemble_metadata(image: wire.TensorSpec) -> tuple[dict[str, str], dict[str, str]]:
+    """Names and datatypes of the inputs and outputs."""
+    inputs = {spec.name: spec.datatype for spec in (image, wire.PRODUCT)}
+    return inputs, {spec.name: spec.datatype for spec in wire.INSPECTION_OUTPUTS}
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers well until told otherwise.
+
+    Attributes:
+        models: What is served: inputs and outputs by name.
+        not_ready: Models that answer readiness with no.
+        faults: By model, what to answer instead.
+        products: Reports by product name.
+        outputs: Values of the next inspections, in the shape of one item.
+        tamper: Changes a response before it is sent.
+        delay_s: How long an inference takes.
+        requests: All inference requests, in order of arrival.
+        metadata_requests: Names of the models whose metadata was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.models = {
+            ENSEMBLE: ensemble_metadata(wire.IMAGE),
+            ENSEMBLE + "_raw": ensemble_metadata(wire.IMAGE_RGB),
+            wire.ENROLL_MODEL: (
+                {spec.name: spec.datatype for spec in wire.ENROLL_INPUTS},
+                {spec.name: spec.datatype for spec in wire.ENROLL_OUTPUTS},
+            ),
+            wire.PRODUCTS_MODEL: (
+                {spec.name: spec.datatype for spec in wire.PRODUCTS_INPUTS},
+                {spec.name: spec.datatype for spec in wire.PRODUCTS_OUTPUTS},
+            ),
+        }
+        self.not_ready: set[str] = set()
+        self.faults: dict[str, Fault] = {}
+        self.products = {"screw": product_report("screw")}
+        self.staged: Counter[str] = Counter()
+        self.outputs: Tensors = {
+            "anomaly_score": np.array([0.25]),
+            "threshold": np.array([0.5]),
+            "verdict": np.array([0]),
+            "patch_distances": np.linspace(0, 0.5, GRID[0] * GRID[1]).reshape(GRID),
+            "bundle_version": np.array([3]),
+        }
+        self.tamper: Callable[[service_pb2.ModelInferResponse], None] = lambda response: None
+        self.delay_s = 0.0
+        self.requests: list[service_pb2.ModelInferRequest] = []
+        self.metadata_requests: list[str] = []
+
+    def requests_to(self, model: str) -> list[service_pb2.ModelInferRequest]:
+        return [request for request in self.requests if request.model_name == model]
+
+    def ServerMetadata(self, request, context):  # noqa: N802
+        return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0")
+
+    def ModelReady(self, request, context):  # noqa: N802
+        ready = request.name in self.models and request.name not in self.not_ready
+        return service_pb2.ModelReadyResponse(ready=ready)
+
+    def ModelMetadata(self, request, context):  # noqa: N802
+        self.metadata_requests.append(request.name)
+        if request.name not in self.models:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: '{request.name}'")
+        response = service_pb2.ModelMetadataResponse(name=request.name)
+        for tensors, target in zip(
+            self.models[request.name], (response.inputs, response.outputs), strict=True
+        ):
+            for name, datatype in tensors.items():
+                target.add(name=name, datatype=datatype, shape=[-1])
+        return response
+
+    def ModelInfer(self, request, context):  # noqa: N802
+        self.requests.append(request)
+        model = request.model_name
+        fault = self.faults.get(model)
+        if fault is not None and fault.times > 0:
+            fault.times -= 1
+            context.abort(fault.code, fault.message)
+        if model not in self.models:
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{model}' is not found"
+            )
+        time.sleep(self.delay_s)
+        inputs = decode_inputs(request)
+        try:
+            if model == wire.PRODUCTS_MODEL:
+                outputs = self._list_products(inputs)
+            elif model == wire.ENROLL_MODEL:
+                outputs = self._enroll(inputs)
+            else:
+                outputs = self._inspect(inputs)
+        except ValueError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"in ensemble '{model}', {error}")
+        response = encode_response(request, outputs)
+        self.tamper(response)
+        return response
+
+    def _list_products(self, inputs: Tensors) -> Tensors:
+        name = inputs["product"][0].decode()
+        reports = [self.products[key] for key in self.products if name in ("", key)]
+        return {"products": bytes_array(json.dumps(reports))}
+
+    def _enroll(self, inputs: Tensors) -> Tensors:
+        options = json.loads(inputs["options"][0])
+        session = options["session"]
+        self.staged[session] += len(inputs["images"])
+        if not options["commit"]:
+            report = {"session": session, "num_staged": self.staged[session]}
+            return enroll_outputs(0, 0.0, report)
+        report = {
+            "product": inputs["product"][0].decode(),
+            "bundle_version": 4,
+            "ensemble": ENSEMBLE,
+            "grid": [32, 32],
+            "image_size": [300, 400],
+            "num_references": self.staged[session],
+            "num_patches": 1024 * self.staged[session],
+            "threshold": 0.5,
+            "calibration": {
+                "method": "leave_one_out",
+                "false_positive_rate": 0.01,
+                "reference_scores": [0.25, 0.375],
+            },
+            "backbone": {
+                "name": "vits14",
+                "onnx_sha256": "ab" * 32,
+                "weights_sha256": "cd" * 32,
+                "runtime": "openvino 1.0",
+                "precision": "fp16",
+            },
+            "created_at": "2026-01-01T00:00:00+00:00",
+        }
+        return enroll_outputs(4, 0.5, report)
+
+    def _inspect(self, inputs: Tensors) -> Tensors:
+        if "image_rgb" in inputs:
+            height, width = inputs["image_rgb"].shape[1:3]
+        else:
+            data = np.frombuffer(inputs["image"][0, 0], np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            if image is None:
+                raise ValueError("image cannot be decoded, expected JPEG, PNG, BMP, TIFF or WebP")
+            height, width = image.shape[:2]
+        ramp = np.linspace(0, 1, height * width).reshape(height, width)
+        return {
+            name: value[np.newaxis]
+            for name, value in ({"anomaly_map": ramp} | self.outputs).items()
+        }
+
+
+def bytes_array(text: str) -> np.ndarray:
+    return np.array([text.encode()], dtype=np.object_)
+
+
+def enroll_outputs(version: int, threshold: float, report: dict[str, Any]) -> Tensors:
+    return {
+        "bundle_version": np.array([version]),
+        "threshold": np.array([threshold]),
+        "report": bytes_array(json.dumps(report)),
+    }
+
+
+def decode_inputs(request: service_pb2.ModelInferRequest) -> Tensors:
+    tensors = {}
+    for tensor, content in zip(request.inputs, request.raw_input_contents, strict=True):
+        if tensor.datatype == "BYTES":
+            array = deserialize_bytes_tensor(content)
+        else:
+            array = np.frombuffer(content, NUMPY_TYPES[tensor.datatype])
+        tensors[tensor.name] = array.reshape(tuple(tensor.shape))
+    return tensors
+
+
+def encode_response(
+    request: service_pb2.ModelInferRequest, outputs: Tensors
+) -> service_pb2.ModelInferResponse:
+    """Encode the outputs that were asked for, in the contract's datatypes."""
+    datatypes = {
+        spec.name: spec.datatype
+        for spec in (*wire.INSPECTION_OUTPUTS, *wire.ENROLL_OUTPUTS, *wire.PRODUCTS_OUTPUTS)
+    }
+    response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
+    for wanted in request.outputs:
+        array, datatype = outputs[wanted.name], datatypes[wanted.name]
+        response.outputs.add(name=wanted.name, datatype=datatype, shape=array.shape)
+        if datatype == "BYTES":
+            response.raw_output_contents.append(serialize_byte_tensor(array).item())
+        else:
+            response.raw_output_contents.append(array.astype(NUMPY_TYPES[datatype]).tobytes())
+    return response
+
+
+@contextmanager
+def serving(servicer: FakeTriton, port: int = 0) -> Iterator[str]:
+    """Serve on the loopback, on a free port unless one is given; give its ``host:port``."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        server = grpc.server(pool)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        server.start()
+        try:
+            yield f"127.0.0.1:{bound}"
+        finally:
+            server.stop(grace=None).wait()

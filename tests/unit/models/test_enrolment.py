@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bank_store import BankStore
+from enrolment import MAX_SESSIONS, Enrolment, EnrolOptions, ServedSize, Sessions
+from refusals import InspectionRefused
+
+SERVED = ServedSize.from_json(
+    {
+        "label": "28",
+        "ensemble": "anomaly_dino_28",
+        "backbone": "tiny",
+        "grid": [2, 2],
+        "layer": 12,
+        "name": "dinov2_vits14",
+        "onnx_sha256": "a" * 64,
+        "weights_sha256": "b" * 64,
+    }
+)
+
+
+def png(seed=0, size=(56, 56)):
+    array = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue(), array
+
+
+def tokens_of(pixels):
+    """Stands in for the backbone: the mean colour of each 14 px patch, and a constant."""
+    means = pixels.reshape(2, 14, 2, 14, 3).mean((1, 3)).reshape(4, 3)
+    return np.concatenate([means, np.full((4, 1), 50.0)], axis=1).astype(np.float32)
+
+
+def enrol(count, options=None, tmp_path=None):
+    _, first = png(0)
+    enrolment = Enrolment("screw", SERVED, (56, 56), first)
+    for seed in range(count):
+        enrolment.add(f"{seed}.png", png(seed)[0], tokens_of)
+    runtime = {"runtime": "openvino 1", "precision": "fp32"}
+    return enrolment.publish(
+        BankStore(tmp_path), options or EnrolOptions(), runtime, "fp32", tokens_of
+    )
+
+
+def test_bundle_says_from_what_it_was_made(tmp_path):
+    bundle = enrol(3, EnrolOptions(operator="ada"), tmp_path)
+    assert (bundle.num_references, bundle.num_patches, bundle.dim) == (3, 12, 4)
+    assert bundle.calibration["method"] == "leave_one_out"
+    assert len(bundle.calibration["reference_scores"]) == 3
+    assert bundle.threshold == max(bundle.calibration["reference_scores"])
+    assert bundle.operator == "ada"
+    assert [one["name"] for one in bundle.references] == ["0.png", "1.png", "2.png"]
+    assert bundle.backbone["precision"] == "fp32"
+
+
+def test_single_reference_is_calibrated_on_its_rotations(tmp_path):
+    bundle = enrol(1, None, tmp_path)
+    assert bundle.calibration["method"] == "rotations_of_the_only_reference"
+    assert len(bundle.calibration["reference_scores"]) == 7
+    assert bundle.threshold > 0
+
+
+def test_threshold_by_hand_is_kept(tmp_path):
+    bundle = enrol(2, EnrolOptions(threshold=0.25), tmp_path)
+    assert bundle.threshold == 0.25
+    assert bundle.calibration["method"] == "by_hand"
+
+
+def test_another_geometry_is_refused_by_name():
+    _, first = png()
+    enrolment = Enrolment("screw", SERVED, (56, 56), first)
+    with pytest.raises(
+        InspectionRefused, match=r"reference wide\.png: 70 x 56 px has another aspect"
+    ):
+        enrolment.add("wide.png", png(size=(56, 70))[0], tokens_of)
+    with pytest.raises(InspectionRefused, match=r"reference bad\.png: the image is empty"):
+        enrolment.add("bad.png", b"", tokens_of)
+    assert enrolment.tokens == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "JSON object"),
+        ({"shots": 3}, r"unknown options \['shots'\]; known are"),
+        ({"false_positive_rate": 0}, "between 0 and 1"),
+        ({"false_positive_rate": True}, "between 0 and 1"),
+        ({"threshold": -1}, r"in \[0, 2\]"),
+        ({"threshold": "high"}, r"in \[0, 2\]"),
+        ({"resolution": "448"}, "integer"),
+        ({"commit": 1}, "true or false"),
+        ({"session": "x" * 201}, "short string"),
+    ],
+)
+def test_wrong_options_are_refused(options, reason):
+    with pytest.raises(InspectionRefused, match=reason):
+        EnrolOptions.from_json(options)
+
+
+def test_absent_and_null_options_mean_the_default():
+    assert EnrolOptions.from_json({"threshold": None}) == EnrolOptions()
+
+
+def test_sessions_are_bounded_and_forgotten():
+    sessions = Sessions()
+    for index in range(MAX_SESSIONS):
+        sessions.put(str(index), Enrolment("screw", SERVED, (56, 56), png()[1]))
+    with pytest.raises(InspectionRefused, match="open already"):
+        sessions.put("more", Enrolment("screw", SERVED, (56, 56), png()[1]))
+    sessions.get("0").touched_s -= 10_000
+    assert sessions.get("0") is None
+    assert sessions.get("1") is not None
+    sessions.drop("1")
+    assert sessions.get("1") is None

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import runners
+from runners import WrongAnswerError, load_backbone
+
+
+@pytest.fixture
+def files(artefacts_dir):
+    folder = artefacts_dir / "dinov2_vits14_448"
+    return folder / "model.onnx", folder / "known_answer.safetensors"
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_fp32_equals_pytorch(files, runtime):
+    backbone = load_backbone(*files, runtime, "fp32")
+    assert backbone.precision == "fp32"
+    assert backbone.max_cosine_distance < 1e-6
+    assert backbone.runtime.startswith(runtime)
+
+
+def test_automatic_precision_meets_its_tolerance(files):
+    backbone = load_backbone(*files, "openvino", "auto")
+    assert backbone.max_cosine_distance <= runners.AUTO_TOLERANCE
+
+
+def test_automatic_precision_falls_back_to_fp32(files, monkeypatch):
+    monkeypatch.setattr(runners, "AUTO_TOLERANCE", 0.0)
+    assert load_backbone(*files, "openvino", "auto").precision == "fp32"
+
+
+def test_wrong_answer_is_not_served(files, tmp_path):
+    known = load_file(str(files[1]))
+    known["patch_tokens_12"] = known["patch_tokens_12"][:, ::-1].copy()
+    save_file(known, str(tmp_path / "known.safetensors"))
+    with pytest.raises(WrongAnswerError, match="nothing is served"):
+        load_backbone(files[0], tmp_path / "known.safetensors", "openvino", "auto")
+
+
+def test_images_of_a_batch_do_not_touch_each_other(files):
+    backbone = load_backbone(*files, "openvino", "auto")
+    images = np.random.default_rng(0).integers(0, 256, (3, 448, 448, 3), dtype=np.uint8)
+    together = backbone.run(images)["patch_tokens_12"]
+    for index in range(3):
+        alone = backbone.run(images[index : index + 1])["patch_tokens_12"]
+        assert np.array_equal(together[index], alone[0])
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [("tvm", "fp32"), ("openvino", "int4"), ("onnxruntime", "fp16")]
+)
+def test_unknown_choices_are_refused(files, runtime, precision):
+    with pytest.raises(ValueError, match="fp32"):
+        load_backbone(*files, runtime, precision)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from dinspect_client import wire
+from dinspect_export.errors import ManifestError
+from dinspect_server.assemble import ServingOptions, assemble, library_files, models_source
+from dinspect_server.errors import AssemblyError
+from dinspect_server.triton_config import prunable_inputs
+
+
+@pytest.fixture(scope="module")
+def repository(artefacts_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repository")
+    ensembles = assemble(artefacts_dir, folder, ServingOptions(max_bank_bytes=12345))
+    assert ensembles == ["anomaly_dino_448", "anomaly_dino_448x588"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def configs(repository):
+    return {
+        path.parent.name: text_format.Parse(path.read_text(), ModelConfig())
+        for path in repository.glob("models/*/config.pbtxt")
+    }
+
+
+def test_models_are_named_after_their_folders(configs):
+    assert {name: config.name for name, config in configs.items()} == {
+        name: name for name in configs
+    }
+    assert set(configs) == {
+        "anomaly_dino_448", "anomaly_dino_448_raw", "preprocess_448", "preprocess_448_raw",
+        "dinov2_vits14_448", "cosine_knn_448",
+        "anomaly_dino_448x588", "anomaly_dino_448x588_raw", "preprocess_448x588",
+        "preprocess_448x588_raw", "dinov2_vits14_448x588", "cosine_knn_448x588",
+        "anomaly_map", "enroll", "products",
+    }  # fmt: skip
+
+
+def test_every_step_of_an_ensemble_fits_its_model(configs):
+    """Tensor names, types and shapes along the way, and every input fed exactly once."""
+    for config in configs.values():
+        tensors = {one.name: (one.data_type, list(one.dims)) for one in config.input}
+        for step in config.ensemble_scheduling.step:
+            model = configs[step.model_name]
+            inputs = {one.name: (one.data_type, list(one.dims)) for one in model.input}
+            outputs = {one.name: (one.data_type, list(one.dims)) for one in model.output}
+            assert set(step.input_map) == set(inputs)
+            for theirs, ours in step.input_map.items():
+                assert _fits(tensors[ours], inputs[theirs]), (config.name, ours)
+            for theirs, ours in step.output_map.items():
+                assert ours not in tensors, (config.name, ours)
+                tensors[ours] = outputs[theirs]
+        if config.ensemble_scheduling.step:
+            for one in config.output:
+                assert tensors[one.name] == (one.data_type, list(one.dims))
+
+
+def _fits(given, wanted):
+    return given[0] == wanted[0] and all(
+        b in (-1, a) for a, b in zip(given[1], wanted[1], strict=True)
+    )
+
+
+def test_no_ensemble_output_feeds_a_later_step(configs):
+    assert all(not prunable_inputs(config) for config in configs.values())
+
+
+def test_ensembles_put_out_the_wire_contract(configs):
+    for name, config in configs.items():
+        if config.platform != "ensemble":
+            continue
+        source = wire.IMAGE_RGB if name.endswith("_raw") else wire.IMAGE
+        assert [one.name for one in config.input] == [source.name, wire.PRODUCT.name]
+        assert [one.name for one in config.output] == [s.name for s in wire.INSPECTION_OUTPUTS]
+        assert config.max_batch_size == 8
+
+
+def test_models_queue_is_bounded_and_cancellable(configs):
+    for config in configs.values():
+        if config.backend == "python" and config.max_batch_size:
+            policy = config.dynamic_batching.default_queue_policy
+            assert policy.max_queue_size > 0
+            assert policy.default_timeout_microseconds > 0
+
+
+def test_options_reach_the_models(configs):
+    parameters = configs["cosine_knn_448"].parameters
+    assert parameters["max_bank_bytes"].string_value == "12345"
+    assert configs["dinov2_vits14_448"].parameters["precision"].string_value == "auto"
+    sizes = json.loads(configs["enroll"].parameters["served_sizes"].string_value)
+    assert [size["label"] for size in sizes] == ["448", "448x588"]
+
+
+def test_every_model_carries_what_it_imports(repository):
+    for adapter in repository.glob("models/*/1/model.py"):
+        own = {path.stem for path in models_source().glob("lib/*.py")} | {"wire"}
+        copied = {path.stem for path in adapter.parent.glob("*.py")} - {"model"}
+        assert copied == {path.stem for path in library_files(adapter)}
+        assert copied <= own
+        assert "wire" in copied
+
+
+def test_assembling_again_keeps_the_products(artefacts_dir, tmp_path):
+    assemble(artefacts_dir, tmp_path)
+    product = tmp_path / "banks" / "screw"
+    product.mkdir()
+    (tmp_path / "models" / "old").mkdir()
+    assemble(artefacts_dir, tmp_path)
+    assert product.is_dir()
+    assert not (tmp_path / "models" / "old").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "banks",
+        "models",
+        "repository.json",
+    ]
+
+
+def test_damaged_artefact_leaves_the_repository_alone(artefacts_dir, tmp_path):
+    shutil.copytree(artefacts_dir / "dinov2_vits14_448", tmp_path / "artefacts" / "a")
+    assemble(tmp_path / "artefacts", tmp_path / "repository")
+    before = sorted(tmp_path.glob("repository/models/*"))
+    (tmp_path / "artefacts" / "a" / "model.onnx").write_bytes(b"")
+    with pytest.raises(ManifestError, match="export again"):
+        assemble(tmp_path / "artefacts", tmp_path / "repository")
+    assert sorted(tmp_path.glob("repository/models/*")) == before
+
+
+def test_two_backbones_of_one_size_are_refused(artefacts_dir, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(artefacts_dir / "dinov2_vits14_448", tmp_path / name)
+    with pytest.raises(AssemblyError, match="both serve size 448"):
+        assemble(tmp_path, tmp_path / "repository")
+
+
+def test_unwritable_folder_is_an_error(artefacts_dir, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(AssemblyError, match="cannot write the repository"):
+        assemble(artefacts_dir, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"runtime": "tvm"},
+        {"precision": "int8"},
+        {"runtime": "onnxruntime", "precision": "fp16"},
+        {"max_bank_bytes": 0},
+    ],
+)
+def test_impossible_options_are_refused(options):
+    with pytest.raises(AssemblyError):
+        ServingOptions(**options)
