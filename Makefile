@@ -34,7 +34,8 @@ format: $(INSTALLED)  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## ms/sample of the demo's repository (run `make demo` first)
-	$(BIN)/bench-latency --serve out/demo/model_repository --product solar-mono
+	$(BIN)/bench-latency --serve out/demo/model_repository --product solar-mono \
+		$(VENV)/lib/python3*/site-packages/elpv_dataset/data/images
 
 clean:  ## remove what was made, but the environment
 	rm -rf build out

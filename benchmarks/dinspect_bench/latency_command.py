@@ -60,9 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
         prog="bench-latency",
         description="Measure ms/sample of a served product, one request at a time through gRPC.",
     )
-    parser.add_argument("images", nargs="+", type=Path, help="images to send in turn")
+    parser.add_argument(
+        "images", nargs="+", type=Path, help="images, or folders of images, to send in turn"
+    )
     parser.add_argument("--product", required=True, help="enrolled product, e.g. screw or screw@3")
-    parser.add_argument("--url", default=DEFAULT_URL, help=f"gRPC address (default {DEFAULT_URL})")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--url", default=DEFAULT_URL, help=f"gRPC address (default {DEFAULT_URL})")
+    where.add_argument(
+        "--serve", type=Path, metavar="REPOSITORY", help="start this repository for the measurement"
+    )
     parser.add_argument("--samples", type=int, default=100, help="samples to time (default 100)")
     parser.add_argument("--warmup", type=int, default=10, help="untimed samples (default 10)")
     parser.add_argument("--no-map", action="store_true", help="do not ask for the anomaly map")
@@ -82,19 +88,29 @@ def run_benchmark(args: argparse.Namespace) -> dict[str, Any]:
         BenchmarkError: If an image cannot be read or nothing succeeded. Errors of the client pass
             through.
     """
+    if args.serve is None:
+        return _measure(args, args.url)
+    from dinspect_server.embedded import EmbeddedTriton
+
+    with EmbeddedTriton(args.serve) as server:
+        return _measure(args, server.grpc_url)
+
+
+def _measure(args: argparse.Namespace, url: str) -> dict[str, Any]:
     from dinspect_bench.environment import describe_environment
     from dinspect_client import InspectionClient
+    from dinspect_client.images import expand_paths
 
-    images = [_read(path) for path in args.images]
+    images = [_read(path) for path in expand_paths(args.images)]
     try:
-        client = InspectionClient(args.url)
+        client = InspectionClient(url)
     except ValueError as error:
         raise BenchmarkError(str(error)) from error
     with client:
         ensemble = _ensemble_of(client, args.product)
         run = measure_single_stream(
             client,
-            args.url,
+            url,
             args.product,
             images,
             ensemble=ensemble,
