@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from dinspect_client.client import DEFAULT_URL, InspectionClient, is_host_port
 from dinspect_client.errors import InspectionError
 from dinspect_client.images import PICTURE_SUFFIX, expand_paths
-from dinspect_client.results import Inspection, Product
+from dinspect_client.results import Enrollment, Inspection, Product
 from dinspect_client.wire import Verdict
 
 
@@ -74,7 +76,23 @@ class EnrollCommand:
                 f"threshold {enrollment.threshold:.4g} ({enrollment.calibration.method}), "
                 f"inspected by {enrollment.ensemble}"
             )
+        note = _calibration_note(enrollment)
+        if note:
+            print(note, file=sys.stderr)
         return 0
+
+
+def _calibration_note(enrollment: Enrollment) -> str:
+    """Say when a threshold rests on fewer scores than its false positive rate can be read from."""
+    rate = enrollment.calibration.false_positive_rate
+    num_scores = len(enrollment.calibration.reference_scores)
+    if rate is None or num_scores * rate >= 1:
+        return ""
+    return (
+        f"note: the threshold is the largest of {num_scores} scores of good images; a false "
+        f"positive rate of {rate:g} needs {math.ceil(1 / rate)} or more. One odd reference sets it: look at "
+        "the first verdicts, or set --threshold"
+    )
 
 
 class ProductsCommand:

@@ -24,7 +24,8 @@ from dinspect_export.manifest import KNOWN_ANSWER_FILE, MODEL_FILE, Artefact, re
 from dinspect_server import triton_config as configs
 from dinspect_server.errors import AssemblyError
 
-RUNTIMES = ("openvino", "onnxruntime")
+NATIVE_ONNXRUNTIME = "triton-onnxruntime"
+RUNTIMES = ("openvino", "onnxruntime", NATIVE_ONNXRUNTIME)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DEFAULT_MAX_BANK_BYTES = 2 << 30
 MODELS_FOLDER = "models"
@@ -38,7 +39,9 @@ class ServingOptions:
     """How the assembled models run.
 
     Attributes:
-        runtime: ``openvino`` or ``onnxruntime``.
+        runtime: ``openvino`` or ``onnxruntime`` run the backbone inside the Python backend, on the
+            CPU; ``triton-onnxruntime`` leaves it to the native backend of NVIDIA's container, on
+            its GPU.
         precision: Of the backbone: ``auto``, ``fp32``, ``fp16`` or ``bf16``; ``auto`` is decided
             when the model loads, on the processor it loads on.
         max_bank_bytes: Memory for loaded banks, per input size.
@@ -57,9 +60,9 @@ class ServingOptions:
                 f"runtime {self.runtime!r} with precision {self.precision!r}; expected one of "
                 f"{', '.join(RUNTIMES)} and one of {', '.join(PRECISIONS)}"
             )
-        if self.runtime == "onnxruntime" and self.precision not in ("auto", "fp32"):
+        if self.runtime != "openvino" and self.precision not in ("auto", "fp32"):
             raise AssemblyError(
-                f"onnxruntime runs the backbone in fp32 on a CPU, not in {self.precision}"
+                f"{self.runtime} runs the exported FP32 graph as it is, not in {self.precision}"
             )
         if self.max_bank_bytes <= 0:
             raise AssemblyError(f"max_bank_bytes is {self.max_bank_bytes}, expected more than 0")
@@ -93,7 +96,7 @@ def assemble(
             _write_input_size(staging, artefact, backbone, options)
         _write_python_model(staging, "anomaly_map", configs.anomaly_map_config())
         _write_python_model(staging, "products", configs.products_config())
-        sizes = [_served_size(a, b) for a, b in zip(artefacts, backbones, strict=True)]
+        sizes = [_served_size(a, b, options) for a, b in zip(artefacts, backbones, strict=True)]
         _write_python_model(
             staging, "enroll", configs.enroll_config(json.dumps(sizes), options.precision)
         )
@@ -136,12 +139,12 @@ def _write_input_size(
     digest = artefact.manifest.onnx_sha256
     for raw in (False, True):
         _write_python_model(models, "preprocess", configs.preprocess_config(backbone, raw=raw))
-        ensemble = configs.anomaly_dino_config(backbone, raw=raw)
-        folder = models / ensemble.name
-        (folder / "1").mkdir(parents=True)
-        (folder / "config.pbtxt").write_text(configs.config_text(ensemble), encoding="utf-8")
-    config = configs.backbone_config(backbone, options.runtime, options.precision, digest)
-    version = _write_python_model(models, "backbone", config)
+        _write_config(models, configs.anomaly_dino_config(backbone, raw=raw))
+    if options.runtime == NATIVE_ONNXRUNTIME:
+        version = _write_config(models, configs.native_backbone_config(backbone, digest))
+    else:
+        config = configs.backbone_config(backbone, options.runtime, options.precision, digest)
+        version = _write_python_model(models, "backbone", config)
     for name in artefact.manifest.files:
         shutil.copyfile(artefact.path / name, version / name)
     for name in (MODEL_FILE, KNOWN_ANSWER_FILE):
@@ -151,7 +154,9 @@ def _write_input_size(
     _write_python_model(models, "cosine_knn", knn)
 
 
-def _served_size(artefact: Artefact, backbone: configs.BackboneModel) -> dict[str, object]:
+def _served_size(
+    artefact: Artefact, backbone: configs.BackboneModel, options: ServingOptions
+) -> dict[str, object]:
     return {
         "label": backbone.label,
         "ensemble": wire.anomaly_dino_model(backbone.label),
@@ -161,18 +166,26 @@ def _served_size(artefact: Artefact, backbone: configs.BackboneModel) -> dict[st
         "name": artefact.manifest.variant,
         "onnx_sha256": artefact.manifest.onnx_sha256,
         "weights_sha256": artefact.manifest.weights_sha256,
+        # A native backend cannot say what it runs in; our own models are asked.
+        "native_runtime": options.runtime if options.runtime == NATIVE_ONNXRUNTIME else "",
     }
 
 
 def _write_python_model(models: Path, source: str, config: ModelConfig) -> Path:
     """Copy a model's source with the library files it imports, and write its config."""
-    folder = models / config.name
-    version = folder / "1"
-    version.mkdir(parents=True)
+    version = _write_config(models, config)
     adapter = models_source() / source / "model.py"
     shutil.copyfile(adapter, version / "model.py")
     for file in library_files(adapter):
         shutil.copyfile(file, version / file.name)
+    return version
+
+
+def _write_config(models: Path, config: ModelConfig) -> Path:
+    """Make a model's folder with its config; returns its version folder."""
+    folder = models / config.name
+    version = folder / "1"
+    version.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(configs.config_text(config), encoding="utf-8")
     return version
 

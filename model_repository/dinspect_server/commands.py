@@ -41,9 +41,10 @@ class AssembleCommand:
         parser.add_argument("--artefacts", type=Path, default=Path("build/artefacts"))
         parser.add_argument(
             "--runtime",
-            choices=("openvino", "onnxruntime"),
+            choices=("openvino", "onnxruntime", "triton-onnxruntime"),
             default="openvino",
-            help="what runs the backbone (default openvino)",
+            help="what runs the backbone (default openvino); triton-onnxruntime is the native "
+            "backend of NVIDIA's container",
         )
         parser.add_argument(
             "--precision",

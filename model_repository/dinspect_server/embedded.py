@@ -15,8 +15,9 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from dinspect_server.assemble import MODELS_FOLDER, RECORD_FILE
+from dinspect_server.assemble import MODELS_FOLDER, NATIVE_ONNXRUNTIME, RECORD_FILE
 from dinspect_server.errors import AssemblyError, InstallationError, StartError
 from dinspect_server.installation import Installation, find_installation, free_port
 from dinspect_server.known_answer import check_round_trip
@@ -137,6 +138,11 @@ class EmbeddedTriton:
             raise AssemblyError(
                 f"{self.repository} is no assembled repository; run: dinspect assemble"
             )
+        if self._record()["runtime"] == NATIVE_ONNXRUNTIME:
+            raise AssemblyError(
+                f"{self.repository} was assembled for NVIDIA's Triton container; the embedded "
+                "server has no native backends. Assemble it with --runtime openvino"
+            )
         installation = find_installation()
         host = self._requested.host
         self.endpoints = Endpoints(
@@ -232,9 +238,12 @@ class EmbeddedTriton:
             settings |= {"ssl": True, "root_certificates": str(guard.tls_cert)}
         return settings
 
+    def _record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.repository / RECORD_FILE).read_bytes())
+        return record
+
     def _labels(self) -> list[str]:
-        record = json.loads((self.repository / RECORD_FILE).read_text(encoding="utf-8"))
-        return [name.removeprefix("anomaly_dino_") for name in record["ensembles"]]
+        return [name.removeprefix("anomaly_dino_") for name in self._record()["ensembles"]]
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from dinspect_client import wire
+from dinspect_export.manifest import MODEL_FILE
 
 MAX_BATCH = 8
 MAX_QUEUE_SIZE = 256
@@ -104,6 +105,22 @@ def backbone_config(
         [*(tokens_spec(backbone, layer) for layer in backbone.layers), info],
         {"runtime": runtime, "precision": precision, "onnx_sha256": onnx_sha256},
     )
+
+
+def native_backbone_config(backbone: BackboneModel, onnx_sha256: str) -> pb.ModelConfig:
+    """The same, run by Triton's own ONNX Runtime backend: on a GPU where the server has one."""
+    config = pb.ModelConfig(
+        name=backbone.name,
+        backend="onnxruntime",
+        default_model_filename=MODEL_FILE,
+        max_batch_size=MAX_BATCH,
+        input=[_input(_pixels_spec(backbone))],
+        output=[_output(tokens_spec(backbone, layer)) for layer in backbone.layers],
+        instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_AUTO)],
+        parameters={"onnx_sha256": pb.ModelParameter(string_value=onnx_sha256)},
+    )
+    _bound_queue(config)
+    return config
 
 
 def cosine_knn_config(
@@ -225,15 +242,19 @@ def _python_model(
         parameters={key: pb.ModelParameter(string_value=text) for key, text in parameters.items()},
     )
     if batches:
-        # Without this block Triton neither drops cancelled requests nor bounds the queue.
-        batching = config.dynamic_batching
-        batching.max_queue_delay_microseconds = QUEUE_DELAY_US
-        policy = batching.default_queue_policy
-        policy.timeout_action = pb.ModelQueuePolicy.REJECT
-        policy.default_timeout_microseconds = QUEUE_TIMEOUT_US
-        policy.allow_timeout_override = True
-        policy.max_queue_size = MAX_QUEUE_SIZE
+        _bound_queue(config)
     return config
+
+
+def _bound_queue(config: pb.ModelConfig) -> None:
+    """Batch what waits. Without this block Triton neither drops cancelled requests nor bounds."""
+    batching = config.dynamic_batching
+    batching.max_queue_delay_microseconds = QUEUE_DELAY_US
+    policy = batching.default_queue_policy
+    policy.timeout_action = pb.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = QUEUE_TIMEOUT_US
+    policy.allow_timeout_override = True
+    policy.max_queue_size = MAX_QUEUE_SIZE
 
 
 def _input(spec: wire.TensorSpec) -> pb.ModelInput:

@@ -40,6 +40,9 @@ def test_enrol_list_and_inspect(served, folder):
     done = run("dinspect", "enroll", "shell", folder / "good", "--json", env=environment)
     enrolment = json.loads(done.stdout)
     assert (enrolment["bundle_version"], enrolment["num_references"]) == (1, 4)
+    done = run("dinspect", "enroll", "shell", folder / "good", env=environment)
+    assert "shell version 2: 4 images, 4096 patches" in done.stdout
+    assert "needs 20 or more" in done.stderr
 
     done = run("dinspect", "products", "--json", env=environment)
     (product,) = (one for one in json.loads(done.stdout) if one["product"] == "shell")

@@ -124,18 +124,22 @@ class TritonPythonModel:
 
     def _tokens(self, served: ServedSize, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         name = f"patch_tokens_{served.layer}"
+        if served.native_runtime:
+            info = {"runtime": served.native_runtime, "precision": "fp32"}
+            self.runtime_info[served.backbone] = info
         wanted = [name] if served.backbone in self.runtime_info else [name, "runtime_info"]
         response = pb_utils.InferenceRequest(
             model_name=served.backbone,
             requested_output_names=wanted,
             inputs=[tensor("pixels", pixels[None], np.uint8)],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         ).exec()
         if response.has_error():
             raise RuntimeError(f"{served.backbone}: {response.error().message()}")
         outputs = {output.name(): output for output in response.output_tensors()}
         if "runtime_info" in outputs:
-            info = outputs["runtime_info"].as_numpy().reshape(-1)[0]
-            self.runtime_info[served.backbone] = json.loads(info)
+            text = outputs["runtime_info"].as_numpy().reshape(-1)[0]
+            self.runtime_info[served.backbone] = json.loads(text)
         # A copy: the tensor's memory belongs to the response.
         return np.array(outputs[name].as_numpy()[0])
 

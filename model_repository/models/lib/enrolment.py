@@ -42,6 +42,7 @@ class ServedSize:
         grid: Patch grid.
         layer: One-based block whose tokens are compared.
         name, onnx_sha256, weights_sha256: Identity of the backbone.
+        native_runtime: Triton backend that runs it; empty when the model itself tells.
     """
 
     label: str
@@ -52,6 +53,7 @@ class ServedSize:
     name: str
     onnx_sha256: str
     weights_sha256: str
+    native_runtime: str
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ServedSize:

@@ -14,7 +14,7 @@ from wire import TensorSpec
 
 
 def start(args: dict[str, str]) -> dict[str, str]:
-    """Check the interpreter and read the model's parameters.
+    """Check that tensors survive this interpreter and read the model's parameters.
 
     Args:
         args: What Triton hands to `initialize`.
@@ -23,13 +23,16 @@ def start(args: dict[str, str]) -> dict[str, str]:
         The parameters of the model's config, name to string.
 
     Raises:
-        RuntimeError: With numpy 2, under which this backend's stub hands every tensor over filled
-            with its first element, without an error.
+        RuntimeError: If a tensor does not come back as it was made. Triton 2.51's stub does that
+            with numpy 2, silently: every element then equals the first.
     """
-    if int(np.__version__.split(".")[0]) >= 2:
+    made = np.arange(64, dtype=np.float32).reshape(4, 16)
+    # By way of DLPack, so that the array is built by the stub as it builds a request's inputs.
+    received = pb_utils.Tensor.from_dlpack("received", pb_utils.Tensor("made", made)).as_numpy()
+    if not np.array_equal(received, made):
         raise RuntimeError(
-            f"numpy {np.__version__} is installed for the server's interpreter, but this Python "
-            "backend needs numpy below 2; run: pip install 'numpy<2'"
+            f"this server's Python backend garbles tensors with numpy {np.__version__}; install "
+            "the numpy it was built for in the server's interpreter: pip install 'numpy<2'"
         )
     parameters = json.loads(args["model_config"])["parameters"]
     return {name: value["string_value"] for name, value in parameters.items()}

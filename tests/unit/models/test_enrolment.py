@@ -20,6 +20,7 @@ SERVED = ServedSize.from_json(
         "name": "dinov2_vits14",
         "onnx_sha256": "a" * 64,
         "weights_sha256": "b" * 64,
+        "native_runtime": "",
     }
 )
 

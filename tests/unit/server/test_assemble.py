@@ -10,6 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from dinspect_client import wire
 from dinspect_export.errors import ManifestError
 from dinspect_server.assemble import ServingOptions, assemble, library_files, models_source
+from dinspect_server.embedded import EmbeddedTriton
 from dinspect_server.errors import AssemblyError
 from dinspect_server.triton_config import prunable_inputs
 
@@ -96,6 +97,23 @@ def test_options_reach_the_models(configs):
     assert configs["dinov2_vits14_448"].parameters["precision"].string_value == "auto"
     sizes = json.loads(configs["enroll"].parameters["served_sizes"].string_value)
     assert [size["label"] for size in sizes] == ["448", "448x588"]
+
+
+def test_native_backend_takes_the_place_of_our_own(artefacts_dir, repository, tmp_path):
+    """For NVIDIA's container: the same model by name, inputs and tokens, another backend."""
+    assemble(artefacts_dir, tmp_path, ServingOptions(runtime="triton-onnxruntime"))
+    folder = tmp_path / "models" / "dinov2_vits14_448"
+    native = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+    ours = text_format.Parse(
+        (repository / "models" / "dinov2_vits14_448" / "config.pbtxt").read_text(), ModelConfig()
+    )
+    assert (native.backend, native.default_model_filename) == ("onnxruntime", "model.onnx")
+    assert native.input == ours.input
+    assert list(native.output) == [one for one in ours.output if one.name != "runtime_info"]
+    assert (folder / "1" / "model.onnx").is_file()
+    assert not (folder / "1" / "model.py").exists()
+    with pytest.raises(AssemblyError, match="NVIDIA's Triton container"):
+        EmbeddedTriton(tmp_path).start()
 
 
 def test_every_model_carries_what_it_imports(repository):
