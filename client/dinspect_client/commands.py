@@ -90,8 +90,8 @@ def _calibration_note(enrollment: Enrollment) -> str:
         return ""
     return (
         f"note: the threshold is the largest of {num_scores} scores of good images; a false "
-        f"positive rate of {rate:g} needs {math.ceil(1 / rate)} or more. One odd reference sets it: look at "
-        "the first verdicts, or set --threshold"
+        f"positive rate of {rate:g} needs {math.ceil(1 / rate)} or more. One odd reference sets "
+        "it: look at the first verdicts, or set --threshold"
     )
 
 

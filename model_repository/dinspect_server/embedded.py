@@ -31,6 +31,7 @@ _LOG_TAIL_LINES = 8
 _LOG_ERROR_LINES = 40
 _LOG_PREFIX = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d")
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # loaded here: a freshly forked child must not import anything
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class Security:
 
 class EmbeddedTriton:
     """A running server for one assembled repository; use it as a context manager.
+
+    The server ends with the thread that started it, so that none outlives a killed process: start
+    it from the main thread, or one that lives as long.
 
     Args:
         repository: A repository written by `assemble`.
@@ -305,6 +309,5 @@ def _environment(installation: Installation) -> dict[str, str]:
 
 def _die_with_parent() -> None:
     """In the child: end when the parent is killed, so that no server is left behind."""
-    library = ctypes.CDLL(None)
-    if library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+    if _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise InstallationError("cannot tie the server to this process (prctl failed)")
