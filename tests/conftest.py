@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,9 +84,3 @@ def _serve(artefacts_dir: Path, repository: Path, precision: str) -> Iterator:
     assemble(artefacts_dir, repository, ServingOptions(precision=precision))
     with EmbeddedTriton(repository) as server:
         yield server
-
-
-def require(module: str) -> None:
-    """Skip, visibly, where an optional package is missing."""
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed")

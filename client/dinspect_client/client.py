@@ -10,6 +10,7 @@ with InspectionClient("localhost:8001") as client:
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -33,6 +34,8 @@ from dinspect_client.results import Enrollment, Inspection, Product
 
 if TYPE_CHECKING:
     from dinspect_client.transport import Answer
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_URL = "localhost:8001"
 
@@ -196,6 +199,7 @@ class InspectionClient:
         options[wire.EnrollOption.SESSION] = uuid.uuid4().hex
         num_done = 0
         for part in image_parts(images):
+            options[wire.EnrollOption.NUM_STAGED] = num_done
             num_done += len(part)
             options[wire.EnrollOption.IMAGE_NAMES] = [name for name, _ in part]
             options[wire.EnrollOption.COMMIT] = num_done == len(images)
@@ -211,7 +215,14 @@ class InspectionClient:
             if on_progress is not None:
                 on_progress(num_done, len(images))
         self._ensembles.pop(product, None)  # the new version may be of another resolution
-        return Enrollment.from_report(report)
+        enrollment = Enrollment.from_report(report)
+        if enrollment.num_references != len(images):
+            raise ServerFault(
+                f"version {enrollment.bundle_version} of {product!r} was enrolled from "
+                f"{enrollment.num_references} images, {len(images)} were sent; do not use it",
+                model_name=wire.ENROLL_MODEL,
+            )
+        return enrollment
 
     def products(self, name: str | None = None) -> list[Product]:
         """List the enrolled products.
@@ -220,9 +231,11 @@ class InspectionClient:
             name: Only this product; all when None.
 
         Returns:
-            The products in the server's order; empty if there is none, or none of that name.
+            The products in the server's order; empty if there is none. One whose files are
+            damaged is left out of the list of all, with a warning in the log.
 
         Raises:
+            RequestRejected: If there is none of that name, or it is damaged.
             InspectionError: The subclass that fits.
         """
         self._check_contract(wire.PRODUCTS_MODEL, wire.PRODUCTS_INPUTS, wire.PRODUCTS_OUTPUTS)
@@ -234,10 +247,13 @@ class InspectionClient:
             batched=False,
             retry=True,
         )
-        return [
-            Product.from_report(report)
-            for report in json_from_answer(answer, wire.PRODUCTS_REPORT, list)
-        ]
+        products = []
+        for report in json_from_answer(answer, wire.PRODUCTS_REPORT, list):
+            if isinstance(report, dict) and "error" in report:
+                logger.warning("product %s: %s", report.get("product"), report["error"])
+            else:
+                products.append(Product.from_report(report))
+        return products
 
     def _check_contract(
         self,

@@ -30,6 +30,7 @@ from dinspect_client.wire import TensorSpec
 
 RETRY_PAUSE_S = 0.25
 _READY_TIMEOUT_S = 2.0
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _CHANNEL_ARGUMENTS = [
     ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
@@ -69,7 +70,10 @@ class GrpcTransport:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._client = InferenceServerClient(url, channel_args=_CHANNEL_ARGUMENTS)
+        arguments = list(_CHANNEL_ARGUMENTS)
+        if url.rpartition(":")[0] in _LOOPBACK:
+            arguments.append(("grpc.enable_http_proxy", 0))  # no proxy leads to this machine
+        self._client = InferenceServerClient(url, channel_args=arguments)
         self._checked_models: set[str] = set()
 
     def close(self) -> None:

@@ -79,9 +79,11 @@ ENROLL_OUTPUTS = (BUNDLE_VERSION, THRESHOLD, ENROLL_REPORT)
 class EnrollOption:
     """Keys of the ``options`` object of an enrolment, all optional.
 
-    A large enrolment is sent in parts: each part names the same ``session`` and sets ``commit``
-    to false, but for the last, which commits (it may carry no image). Until then ``bundle_version``
-    is 0 and nothing is visible to anyone.
+    A large enrolment is sent in parts: each part names the same ``session``, says in
+    ``num_staged`` how many images it follows, and sets ``commit`` to false, but for the last, which
+    commits (it may carry no image). Until then ``bundle_version`` is 0 and nothing is visible to
+    anyone. A part that fails ends the session. The other options are those of the first part; later
+    ones may repeat them, not change them.
     """
 
     RESOLUTION = "resolution"  # int: shorter edge in pixels, default the served one
@@ -90,6 +92,7 @@ class EnrollOption:
     IMAGE_NAMES = "image_names"  # list of str: recorded in the bundle, used in errors
     OPERATOR = "operator"  # str: who enrols, recorded in the bundle
     SESSION = "session"  # str: joins the parts of one enrolment
+    NUM_STAGED = "num_staged"  # int: images of the session's earlier parts, needed with a session
     COMMIT = "commit"  # bool: false while more parts follow
 
 

@@ -29,7 +29,7 @@ class ExportCommand:
             help="input size in pixels, height x width, multiples of 14; repeatable (default 448)",
         )
         parser.add_argument(
-            "--layers", type=int, nargs="+", default=[12], help="blocks whose tokens to put out"
+            "--layers", type=int, nargs="+", help="blocks whose tokens to put out (default: last)"
         )
         parser.add_argument(
             "--check-images",

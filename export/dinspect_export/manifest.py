@@ -145,7 +145,8 @@ def read_artefacts(folder: Path) -> list[Artefact]:
     Raises:
         ManifestError: If there is none or one is damaged.
     """
-    found = sorted(path.parent for path in folder.glob(f"*/{MANIFEST_FILE}"))
+    # Hidden folders are what an export that was killed left behind.
+    found = sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST_FILE}"))
     if not found:
         raise ManifestError(f"no exported model below {folder}; run 'dinspect export' first")
     return [read_artefact(path) for path in found]

@@ -50,7 +50,7 @@ def export_backbone(
     *,
     check_images: Sequence[Path],
     cache_dir: Path,
-    layers: Sequence[int] = (12,),
+    layers: Sequence[int] | None = None,
 ) -> list[Artefact]:
     """Export one backbone for several input sizes.
 
@@ -61,7 +61,8 @@ def export_backbone(
         output_dir: Folder of artefacts; an artefact of the same name is replaced whole.
         check_images: Real images on which ONNX Runtime must agree with PyTorch.
         cache_dir: Folder for downloaded weights.
-        layers: One-based blocks to tap, ascending; blocks after the last are left out.
+        layers: One-based blocks to tap, ascending; blocks after the last are left out. None taps
+            the variant's last block, as AnomalyDINO does.
 
     Raises:
         CheckpointError: If the weights cannot be used.
@@ -71,6 +72,7 @@ def export_backbone(
     if not check_images:
         raise InvalidGeometryError("give at least one real image to check the export on")
     checkpoint = load_checkpoint(weights, variant_name, cache_dir)
+    layers = [checkpoint.variant.depth] if layers is None else list(layers)
     if not layers or max(layers) > checkpoint.variant.depth:
         raise InvalidGeometryError(
             f"layers {list(layers)} must lie within 1..{checkpoint.variant.depth}"

@@ -10,12 +10,14 @@ Layout of a repository::
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -31,6 +33,7 @@ DEFAULT_MAX_BANK_BYTES = 2 << 30
 MODELS_FOLDER = "models"
 BANKS_FOLDER = "banks"
 RECORD_FILE = "repository.json"
+LOCK_FILE = ".lock"
 _LIBRARY = "lib"
 
 
@@ -89,17 +92,27 @@ def assemble(
     artefacts = read_artefacts(artefacts_dir)
     backbones = [_backbone_model(artefact) for artefact in artefacts]
     _check_sizes(backbones)
-    staging = repository / f".{MODELS_FOLDER}.{os.getpid()}.partial"
     try:
-        staging.mkdir(parents=True)
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssemblyError(f"cannot write the repository {repository}: {error}") from error
+    with lock_repository(repository):
+        return _assemble(artefacts, backbones, repository, options)
+
+
+def _assemble(
+    artefacts: list[Artefact],
+    backbones: list[configs.BackboneModel],
+    repository: Path,
+    options: ServingOptions,
+) -> list[str]:
+    staging = repository / f".{MODELS_FOLDER}.partial"
+    shutil.rmtree(staging, ignore_errors=True)  # of an assembly that was killed
+    try:
+        staging.mkdir()
         for artefact, backbone in zip(artefacts, backbones, strict=True):
             _write_input_size(staging, artefact, backbone, options)
-        _write_python_model(staging, "anomaly_map", configs.anomaly_map_config())
-        _write_python_model(staging, "products", configs.products_config())
-        sizes = [_served_size(a, b, options) for a, b in zip(artefacts, backbones, strict=True)]
-        _write_python_model(
-            staging, "enroll", configs.enroll_config(json.dumps(sizes), options.precision)
-        )
+        _write_shared_models(staging, artefacts, backbones, options)
         (repository / BANKS_FOLDER).mkdir(exist_ok=True)
         _replace(staging, repository / MODELS_FOLDER)
     except OSError as error:
@@ -109,6 +122,32 @@ def assemble(
     ensembles = [wire.anomaly_dino_model(backbone.label) for backbone in backbones]
     _write_record(repository, artefacts, options, ensembles)
     return ensembles
+
+
+def lock_repository(repository: Path) -> IO[str]:
+    """Keep everyone else from serving or assembling a repository until the file is closed.
+
+    A model that is loaded again takes the files that are there by then; were they assembled from
+    another backbone meanwhile, its tokens would meet banks of the old one.
+
+    Raises:
+        AssemblyError: If it is being served or assembled, or cannot be written.
+    """
+    try:
+        lock = (repository / LOCK_FILE).open("w", encoding="ascii")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise
+    except BlockingIOError:
+        raise AssemblyError(
+            f"{repository} is being served or assembled by another process; stop that first, or "
+            "assemble into another folder"
+        ) from None
+    except OSError as error:
+        raise AssemblyError(f"cannot write the repository {repository}: {error}") from error
+    return lock
 
 
 def _backbone_model(artefact: Artefact) -> configs.BackboneModel:
@@ -152,6 +191,20 @@ def _write_input_size(
             raise AssemblyError(f"{artefact.path} holds no {name}; export it again")
     knn = configs.cosine_knn_config(backbone, digest, options.precision, options.max_bank_bytes)
     _write_python_model(models, "cosine_knn", knn)
+
+
+def _write_shared_models(
+    models: Path,
+    artefacts: list[Artefact],
+    backbones: list[configs.BackboneModel],
+    options: ServingOptions,
+) -> None:
+    """The models that serve all input sizes."""
+    sizes = [_served_size(a, b, options) for a, b in zip(artefacts, backbones, strict=True)]
+    enroll = configs.enroll_config(json.dumps(sizes), options.precision, options.max_bank_bytes)
+    _write_python_model(models, "anomaly_map", configs.anomaly_map_config())
+    _write_python_model(models, "products", configs.products_config())
+    _write_python_model(models, "enroll", enroll)
 
 
 def _served_size(
@@ -226,6 +279,7 @@ def models_source() -> Path:
 
 def _replace(staging: Path, target: Path) -> None:
     previous = staging.with_suffix(".previous")
+    shutil.rmtree(previous, ignore_errors=True)
     if target.exists():
         target.rename(previous)
     staging.rename(target)

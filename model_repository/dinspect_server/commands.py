@@ -82,33 +82,24 @@ class ServeCommand:
             "--host",
             default="127.0.0.1",
             help="address to listen on (default loopback; Triton has no login, so open it only "
-            "behind a gateway or with --tls-client-ca)",
+            "behind a gateway)",
         )
         parser.add_argument("--http-port", type=int, default=8000)
         parser.add_argument("--grpc-port", type=int, default=8001)
         parser.add_argument("--metrics-port", type=int, default=8002)
-        parser.add_argument("--tls-cert", type=Path, help="PEM certificate for gRPC")
-        parser.add_argument("--tls-key", type=Path, help="its PEM key")
-        parser.add_argument("--tls-client-ca", type=Path, help="PEM; clients must be signed by it")
         parser.add_argument(
             "--admin-key",
             default=os.environ.get("DINSPECT_ADMIN_KEY", ""),
-            help="needed to load and unload models (default: $DINSPECT_ADMIN_KEY)",
+            help="needed to load and unload models (default: $DINSPECT_ADMIN_KEY, else random)",
         )
         parser.add_argument("--log", type=Path, help="default REPOSITORY/server.log")
 
     def run(self, args: argparse.Namespace) -> int:
         """Serve; SIGTERM and Ctrl-C stop in order. Exit status 3 when the server dies."""
-        from dinspect_server.embedded import EmbeddedTriton, Endpoints, Security
-        from dinspect_server.errors import AssemblyError
+        from dinspect_server.embedded import EmbeddedTriton, Endpoints
 
-        if (args.tls_cert is None) != (args.tls_key is None) or (
-            args.tls_client_ca and not args.tls_cert
-        ):
-            raise AssemblyError("TLS needs both --tls-cert and --tls-key")
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         endpoints = Endpoints(args.host, args.http_port, args.grpc_port, args.metrics_port)
-        security = Security(args.tls_cert, args.tls_key, args.tls_client_ca, args.admin_key)
         stopping = False
 
         def stop(signum: int, frame: types.FrameType | None) -> None:
@@ -119,7 +110,7 @@ class ServeCommand:
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
         try:
-            with EmbeddedTriton(args.repository, endpoints, security, args.log) as server:
+            with EmbeddedTriton(args.repository, endpoints, args.admin_key, args.log) as server:
                 print(
                     f"{server.version} is ready: gRPC {server.grpc_url}, HTTP {server.http_url}, "
                     f"metrics {server.metrics_url}",

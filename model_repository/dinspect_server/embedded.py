@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,11 +16,16 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
-from dinspect_server.assemble import MODELS_FOLDER, NATIVE_ONNXRUNTIME, RECORD_FILE
+from dinspect_server.assemble import (
+    MODELS_FOLDER,
+    NATIVE_ONNXRUNTIME,
+    RECORD_FILE,
+    lock_repository,
+)
 from dinspect_server.errors import AssemblyError, InstallationError, StartError
-from dinspect_server.installation import Installation, find_installation, free_port
+from dinspect_server.installation import Installation, find_installation, free_ports
 from dinspect_server.known_answer import check_round_trip
 from dinspect_server.supervisor import StubSupervisor
 
@@ -31,6 +37,14 @@ _LOG_TAIL_LINES = 8
 _LOG_ERROR_LINES = 40
 _LOG_PREFIX = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d")
 _PR_SET_PDEATHSIG = 1
+_ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_GRPC_DIRECTLY = [
+    # These replace tritonclient's own, so its message limits are repeated.
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    ("grpc.enable_http_proxy", 0),
+]
 _LIBC = ctypes.CDLL(None)  # loaded here: a freshly forked child must not import anything
 
 
@@ -49,23 +63,6 @@ class Endpoints:
     metrics_port: int = 0
 
 
-@dataclass(frozen=True)
-class Security:
-    """Protection of the endpoints.
-
-    Attributes:
-        tls_cert, tls_key: PEM files of the server; gRPC is encrypted when given.
-        tls_client_ca: PEM file; clients must then present a certificate it signed.
-        admin_key: Value of the header ``triton-grpc-protocol-admin-key`` (HTTP: ``admin-key``)
-            without which models cannot be loaded or unloaded.
-    """
-
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
-    admin_key: str = ""
-
-
 class EmbeddedTriton:
     """A running server for one assembled repository; use it as a context manager.
 
@@ -75,7 +72,9 @@ class EmbeddedTriton:
     Args:
         repository: A repository written by `assemble`.
         endpoints: Where to listen.
-        security: TLS and the admin key.
+        admin_key: Value of the header ``triton-grpc-protocol-admin-key`` (HTTP: ``admin-key``)
+            without which models cannot be loaded or unloaded, since that is running code; a random
+            one, known to nobody else, when empty.
         log_path: The server's log; default ``<repository>/server.log``, the last one kept as
             ``server.log.1``.
 
@@ -87,15 +86,16 @@ class EmbeddedTriton:
         self,
         repository: Path,
         endpoints: Endpoints | None = None,
-        security: Security | None = None,
+        admin_key: str = "",
         log_path: Path | None = None,
     ) -> None:
         self.repository = repository.resolve()
-        self.security = security or Security()
+        self._admin_key = admin_key or secrets.token_hex(16)
         self.log_path = log_path or self.repository / "server.log"
         self._requested = endpoints or Endpoints()
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: StubSupervisor | None = None
+        self._lock: IO[str] | None = None
         self.version = ""
 
     @property
@@ -148,17 +148,27 @@ class EmbeddedTriton:
                 "server has no native backends. Assemble it with --runtime openvino"
             )
         installation = find_installation()
-        host = self._requested.host
-        self.endpoints = Endpoints(
-            host,
-            free_port(host, self._requested.http_port),
-            free_port(host, self._requested.grpc_port),
-            free_port(host, self._requested.metrics_port),
-        )
+        asked = self._requested
+        ports = (asked.http_port, asked.grpc_port, asked.metrics_port)
+        self.endpoints = Endpoints(asked.host, *free_ports(asked.host, ports))
+        self._lock = lock_repository(self.repository)
+        try:
+            self._process = self._launch(installation)
+            self._wait_until_ready()
+            client = grpc_client(self.grpc_url)
+            self.version = check_round_trip(client, self._labels())
+            headers = {"triton-grpc-protocol-admin-key": self._admin_key}
+            self._supervisor = StubSupervisor(self._process.pid, client, headers)
+            self._supervisor.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _launch(self, installation: Installation) -> subprocess.Popen[bytes]:
         if self.log_path.exists():
             self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
         with self.log_path.open("wb") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 self._command(installation),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -167,15 +177,6 @@ class EmbeddedTriton:
                 preexec_fn=_die_with_parent,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
             )
-        try:
-            self._wait_until_ready()
-            client = self._client_settings()
-            self.version = check_round_trip(self.grpc_url, self._labels(), client)
-            self._supervisor = StubSupervisor(self._process.pid, self.grpc_url, client)
-            self._supervisor.start()
-        except BaseException:
-            self.stop()
-            raise
 
     def stop(self) -> None:
         """End the server: requests in flight are finished, then it is made to exit."""
@@ -183,6 +184,14 @@ class EmbeddedTriton:
             self._supervisor.stop()
             self._supervisor = None
         process, self._process = self._process, None
+        try:
+            self._end(process)
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes] | None) -> None:
         if process is None or process.poll() is not None:
             return
         process.send_signal(signal.SIGTERM)
@@ -216,31 +225,8 @@ class EmbeddedTriton:
             f"--metrics-address={at.host}",
             f"--metrics-port={at.metrics_port}",
         ]
-        guard = self.security
-        if guard.tls_cert and guard.tls_key:
-            command += [
-                "--grpc-use-ssl=true",
-                f"--grpc-server-cert={guard.tls_cert}",
-                f"--grpc-server-key={guard.tls_key}",
-            ]
-            if guard.tls_client_ca:
-                command += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={guard.tls_client_ca}"]
-        if guard.admin_key:
-            key = f"admin-key={guard.admin_key}"
-            command += [
-                f"--grpc-restricted-protocol=model-repository,shared-memory:{key}",
-                f"--http-restricted-api=model-repository,shared-memory:{key}",
-            ]
-        return command
-
-    def _client_settings(self) -> dict[str, object]:
-        guard = self.security
-        settings: dict[str, object] = {"headers": {}}
-        if guard.admin_key:
-            settings["headers"] = {"triton-grpc-protocol-admin-key": guard.admin_key}
-        if guard.tls_cert:
-            settings |= {"ssl": True, "root_certificates": str(guard.tls_cert)}
-        return settings
+        key = f"{_ADMIN_PROTOCOLS}:admin-key={self._admin_key}"
+        return [*command, f"--grpc-restricted-protocol={key}", f"--http-restricted-api={key}"]
 
     def _record(self) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((self.repository / RECORD_FILE).read_bytes())
@@ -257,7 +243,7 @@ class EmbeddedTriton:
                 status = self._process.returncode if self._process else "unknown"
                 raise StartError(f"tritonserver ended with status {status}\n{self.log_excerpt()}")
             try:
-                with urllib.request.urlopen(address, timeout=2):
+                with _DIRECTLY.open(address, timeout=2):
                     return
             except (urllib.error.URLError, OSError):
                 pass
@@ -271,6 +257,13 @@ class EmbeddedTriton:
         """What the log says of errors, and its last lines, with its path."""
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join([f"from {self.log_path}:", *telling_lines(lines)])
+
+
+def grpc_client(url: str) -> Any:
+    """A client that reaches a server of this machine whatever proxy the environment names."""
+    import tritonclient.grpc as triton
+
+    return triton.InferenceServerClient(url, channel_args=_GRPC_DIRECTLY)
 
 
 def telling_lines(lines: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ into a folder of its own, without its dependencies.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +27,14 @@ SERVER_REQUIREMENT = "nvidia-pytriton==0.7.0"
 LOCATION_VARIABLE = "DINSPECT_TRITON"
 MIN_GLIBC = (2, 35)
 MIN_SHARED_MEMORY_BYTES = 256 << 20
-MODEL_PACKAGES = ("numpy", "openvino", "opencv-python-headless", "pillow", "safetensors")
+MODEL_PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "opencv-python-headless",
+    "openvino",
+    "pillow",
+    "safetensors",
+)
 _INSTALL_TIMEOUT_S = 600
 _STUB = "triton_python_backend_stub"
 
@@ -140,23 +149,30 @@ def _libpython_release(path: Path) -> str:
     return str(library.Py_GetVersion().decode().split()[0])
 
 
-def free_port(host: str, port: int) -> int:
-    """Check that a port can be bound, or pick one when ``port`` is 0.
+def free_ports(host: str, ports: Sequence[int]) -> list[int]:
+    """Check that ports can be bound, and pick a free one for each that is 0.
+
+    Returns:
+        As many different ports, in order.
 
     Raises:
-        PortInUseError: If it is taken.
+        PortInUseError: If one is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortInUseError(
-                f"cannot listen on {host}:{port}: {error.strerror}; stop the other program or "
-                "choose another port"
-            ) from error
-        return int(probe.getsockname()[1])
+    with contextlib.ExitStack() as probes:
+        found = []
+        for port in ports:
+            probe = probes.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise PortInUseError(
+                    f"cannot listen on {host}:{port}: {error.strerror}; stop the other program or "
+                    "choose another port"
+                ) from error
+            found.append(int(probe.getsockname()[1]))
+        return found
 
 
 def _check_platform() -> None:

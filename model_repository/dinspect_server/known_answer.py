@@ -6,7 +6,7 @@ first element. An image of noise that needs no resizing must come back pixel for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,12 @@ from dinspect_server.triton_config import PIXELS
 _TIMEOUT_S = 30.0
 
 
-def check_round_trip(url: str, labels: Sequence[str], settings: Mapping[str, Any]) -> str:
+def check_round_trip(client: Any, labels: Sequence[str]) -> str:
     """Send noise through each input size's preprocessing and compare.
 
     Args:
-        url: gRPC endpoint.
+        client: Connection to the server's gRPC endpoint.
         labels: Input sizes, e.g. ``448`` or ``448x588``.
-        settings: ``headers`` of every call, the rest for the client's constructor.
 
     Returns:
         The server's name and version.
@@ -34,9 +33,6 @@ def check_round_trip(url: str, labels: Sequence[str], settings: Mapping[str, Any
     """
     import tritonclient.grpc as triton
 
-    options = dict(settings)
-    headers = options.pop("headers", None)
-    client = triton.InferenceServerClient(url, **options)
     try:
         for label in labels:
             sides = [int(side) for side in label.split("x")]
@@ -45,17 +41,14 @@ def check_round_trip(url: str, labels: Sequence[str], settings: Mapping[str, Any
             )
             image = triton.InferInput(wire.IMAGE_RGB.name, noise.shape, "UINT8")
             image.set_data_from_numpy(noise)
-            answer = client.infer(
-                f"preprocess_{label}_raw", [image], headers=headers, client_timeout=_TIMEOUT_S
-            ).as_numpy(PIXELS)
+            model = f"preprocess_{label}_raw"
+            answer = client.infer(model, [image], client_timeout=_TIMEOUT_S).as_numpy(PIXELS)
             if answer is None or not np.array_equal(answer, noise):
                 raise StartError(
                     f"size {label}: the server does not hand back the image it was sent; its "
                     "Python backend is broken (numpy 2 in its interpreter does this)"
                 )
-        metadata = client.get_server_metadata(headers=headers)
+        metadata = client.get_server_metadata(client_timeout=_TIMEOUT_S)
         return f"{metadata.name} {metadata.version}"
     except triton.InferenceServerException as error:
         raise StartError(f"the server cannot answer a known request: {error.message()}") from error
-    finally:
-        client.close()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +19,53 @@ import psutil
 logger = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 0.5
-_UNLOAD_TIMEOUT_S = 60.0
+MAX_PAUSE_S = 30.0
+_LOAD_TIMEOUT_S = 120.0
 _STUB = "triton_python_backend_stub"
 
 
 class StubSupervisor(threading.Thread):
     """Watches the stubs of one server and reloads the models of those that end.
 
+    A reload that fails is tried again, after a pause that doubles up to `MAX_PAUSE_S`. A model that
+    somebody unloaded on purpose is left alone.
+
     Args:
-        server_pid: Process id of the server.
-        url: gRPC endpoint.
-        settings: ``headers`` of every call, the rest for the client's constructor.
+        server_pid: Process id of the server; all its models must be loaded.
+        client: Connection to its gRPC endpoint, this thread's alone from now on.
+        headers: Of every call.
     """
 
-    def __init__(self, server_pid: int, url: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, server_pid: int, client: Any, headers: Mapping[str, str]) -> None:
         super().__init__(name="stub-supervisor", daemon=True)
         self._server = psutil.Process(server_pid)
-        self._url = url
-        self._settings = dict(settings)
+        self._client = client
+        self._headers = dict(headers)
         self._stopping = threading.Event()
-        self._known = self._stubs()
+        self._expected = self._living()
+        self._fallen: dict[str, _Reload] = {}
 
     def stop(self) -> None:
         """End the watch; returns when it has ended."""
         self._stopping.set()
         if self.is_alive():
             self.join()
+        self._client.close()
 
     def run(self) -> None:
         """Check until stopped."""
         while not self._stopping.wait(CHECK_INTERVAL_S):
             try:
-                alive = self._stubs()
+                living = self._living()
             except psutil.NoSuchProcess:
                 return  # the server itself ended; whoever started it sees that
-            dead = {model for pid, model in self._known.items() if pid not in alive}
-            for model in sorted(dead):
-                self._reload(model)
-            self._known = self._stubs() if dead else alive
+            self._expected |= living
+            for model in sorted(self._expected - living):
+                self._bring_back(model)
 
-    def _stubs(self) -> dict[int, str]:
-        """Process ids of the living stubs to the names of their models."""
-        found = {}
+    def _living(self) -> set[str]:
+        """Models that have a living stub."""
+        found = set()
         for process in self._server.children():
             try:
                 if process.status() == psutil.STATUS_ZOMBIE:
@@ -68,34 +75,52 @@ class StubSupervisor(threading.Thread):
                 continue
             if len(command) > 1 and Path(command[0]).name == _STUB:
                 # <repository>/models/<model>/<version>/model.py
-                found[process.pid] = Path(command[1]).parents[1].name
+                found.add(Path(command[1]).parents[1].name)
         return found
 
-    def _reload(self, model: str) -> None:
-        import tritonclient.grpc as triton
+    def _bring_back(self, model: str) -> None:
+        from tritonclient.utils import InferenceServerException
 
-        logger.warning("the process of model %s died; loading the model again", model)
-        options = dict(self._settings)
-        headers = options.pop("headers", None)
-        client = triton.InferenceServerClient(self._url, **options)
+        reload = self._fallen.get(model)
+        if reload is not None and time.monotonic() < reload.not_before_s:
+            return
         try:
-            users = [
-                entry.name
-                for entry in client.get_model_repository_index(headers=headers).models
-                if entry.state == "READY" and self._uses(client, entry.name, model, headers)
-            ]
-            client.unload_model(model, headers=headers, client_timeout=_UNLOAD_TIMEOUT_S)
-            client.load_model(model, headers=headers, client_timeout=_UNLOAD_TIMEOUT_S)
-            for ensemble in users:
-                client.load_model(ensemble, headers=headers, client_timeout=_UNLOAD_TIMEOUT_S)
-            logger.warning("model %s is back", model)
-        except triton.InferenceServerException as error:
-            if not self._stopping.is_set():
-                logger.error("model %s could not be loaded again: %s", model, error.message())
-        finally:
-            client.close()
+            if reload is None:
+                if not self._should_be_up(model):
+                    self._expected.discard(model)
+                    return
+                logger.warning("the process of model %s died; loading the model again", model)
+                reload = self._fallen[model] = _Reload()
+            self._client.unload_model(model, headers=self._headers, client_timeout=_LOAD_TIMEOUT_S)
+            self._client.load_model(model, headers=self._headers, client_timeout=_LOAD_TIMEOUT_S)
+        except InferenceServerException as error:
+            if reload is not None and not self._stopping.is_set():
+                reload.pause()
+                logger.error(
+                    "model %s could not be loaded again, next try in %.0f s: %s",
+                    model,
+                    reload.pause_s,
+                    error.message(),
+                )
+            return
+        del self._fallen[model]
+        logger.warning("model %s is back", model)
 
-    @staticmethod
-    def _uses(client: Any, name: str, model: str, headers: Any) -> bool:
-        config = client.get_model_config(name, headers=headers).config
-        return any(step.model_name == model for step in config.ensemble_scheduling.step)
+    def _should_be_up(self, model: str) -> bool:
+        """A dead stub's model stays "ready" for Triton; one unloaded on purpose does not."""
+        index = self._client.get_model_repository_index(
+            headers=self._headers, client_timeout=_LOAD_TIMEOUT_S
+        )
+        return any(entry.name == model and entry.state == "READY" for entry in index.models)
+
+
+@dataclass
+class _Reload:
+    """A model on its way back."""
+
+    not_before_s: float = 0.0
+    pause_s: float = CHECK_INTERVAL_S
+
+    def pause(self) -> None:
+        self.pause_s = min(2 * self.pause_s, MAX_PAUSE_S)
+        self.not_before_s = time.monotonic() + self.pause_s

@@ -1,15 +1,14 @@
 """Triton's model configs, built as protobuf messages so that no typo survives.
 
 Names come from the wire contract. Two rules are kept here and checked by a test: a tensor an
-ensemble puts out feeds no later step (Triton would prune its producer), and every model may be
-queued and refused, never silently dropped.
+ensemble puts out feeds no later step (Triton would prune its producer), and the queue of every
+model that takes batches is bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -154,13 +153,19 @@ def anomaly_map_config() -> pb.ModelConfig:
     return _python_model("anomaly_map", [grid, _IMAGE_SIZE], [wire.ANOMALY_MAP], {})
 
 
-def enroll_config(served_sizes_json: str, search_precision: str) -> pb.ModelConfig:
+def enroll_config(
+    served_sizes_json: str, search_precision: str, max_bank_bytes: int
+) -> pb.ModelConfig:
     """Good images to a bundle."""
     return _python_model(
         wire.ENROLL_MODEL,
         wire.ENROLL_INPUTS,
         wire.ENROLL_OUTPUTS,
-        {"served_sizes": served_sizes_json, "search_precision": search_precision},
+        {
+            "served_sizes": served_sizes_json,
+            "search_precision": search_precision,
+            "max_bank_bytes": str(max_bank_bytes),
+        },
         batches=False,
     )
 
@@ -273,10 +278,3 @@ def _step(
     return pb.ModelEnsembling.Step(
         model_name=model, model_version=-1, input_map=inputs, output_map=outputs
     )
-
-
-def prunable_inputs(config: pb.ModelConfig) -> set[str]:
-    """Tensors of an ensemble that are both its output and a step's input: the pruning trap."""
-    outputs = {output.name for output in config.output}
-    fed: Iterable[Any] = config.ensemble_scheduling.step
-    return {name for step in fed for name in step.input_map.values()} & outputs

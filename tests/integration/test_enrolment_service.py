@@ -13,6 +13,7 @@ import tritonclient.grpc as triton
 from integration.triton_calls import bytes_input, enroll, inspect
 from tritonclient.utils import InferenceServerException
 
+from dinspect_client import wire
 from dinspect_server.assemble import assemble
 from dinspect_server.embedded import EmbeddedTriton
 
@@ -61,12 +62,13 @@ def test_bundle_records_its_origin(served, client, images):
 
 def test_enrolment_in_parts_equals_one_request(client, images, split):
     _, at_once, _ = enroll(client, "at-once", images)
-    version, _, report = enroll(client, "parts", images[:4], session="s1", commit=False)
+    part = {"session": "s1", "commit": False, "num_staged": 0, "threshold": None}
+    version, _, report = enroll(client, "parts", images[:4], **part)
     assert (version, report) == (0, {"session": "s1", "num_staged": 4})
     with pytest.raises(InferenceServerException, match="unknown product 'parts'"):
         inspect(client, "parts", images[0])
-    enroll(client, "parts", images[4:], session="s1", commit=False)
-    version, in_parts, report = enroll(client, "parts", [], session="s1")
+    enroll(client, "parts", images[4:], **(part | {"num_staged": 4}))
+    version, in_parts, report = enroll(client, "parts", [], session="s1", num_staged=6)
     assert (version, report["num_references"]) == (1, 6)
     assert in_parts == at_once
     part = split.functional[0].read_bytes()
@@ -80,7 +82,13 @@ def test_enrolment_in_parts_equals_one_request(client, images, split):
         ("bad name", [b"x"], {}, "no product name"),
         ("fresh", [], {}, "at least one image"),
         ("fresh", [b"x"], {}, "no image in a known format"),
-        ("fresh", [], {"session": "never-opened"}, "'never-opened' is not open"),
+        ("fresh", [], {"session": "new", "num_staged": 0}, "at least one image"),
+        (
+            "fresh",
+            [b"x"],
+            {"session": "lost", "num_staged": 8},
+            "holds 0 images, the request follows 8",
+        ),
         ("fresh", [b"x"], {"shots": 1}, "unknown options"),
         ("fresh", [b"x"], {"commit": False}, "no session is named"),
     ],
@@ -92,11 +100,34 @@ def test_refused_enrolment_changes_nothing(client, product, images, options, rea
 
 
 def test_refused_part_ends_the_session(client, images):
-    enroll(client, "half", images[:1], session="s2", commit=False)
+    enroll(client, "half", images[:1], session="s2", commit=False, num_staged=0)
+    with pytest.raises(InferenceServerException, match="enrols 'half', not 'other'"):
+        enroll(client, "other", images[:1], session="s2", num_staged=1)
     with pytest.raises(InferenceServerException, match="reference #3: "):
-        enroll(client, "half", [images[1], b"broken"], session="s2", commit=False)
-    with pytest.raises(InferenceServerException, match="'s2' is not open"):
-        enroll(client, "half", [], session="s2")
+        enroll(client, "half", [images[1], b"broken"], session="s2", commit=False, num_staged=1)
+    with pytest.raises(InferenceServerException, match="'s2' holds 0 images"):
+        enroll(client, "half", [], session="s2", num_staged=3)
+
+
+def test_single_reference_calls_nothing_normal_but_itself(client, images, split):
+    """Its rotations say what is surely anomalous; what is surely normal one image cannot say."""
+    enroll(client, "single", images[:1])
+    verdicts = [
+        int(inspect(client, "single", path.read_bytes(), outputs=["verdict"])["verdict"][0, 0])
+        for path in split.defective[:10]
+    ]
+    assert wire.Verdict.NORMAL not in verdicts
+
+
+def test_damaged_product_does_not_hide_the_others(served, client, images):
+    enroll(client, "fine", images[:1])
+    enroll(client, "rotten", images[:1])
+    (served.repository / "banks" / "rotten" / "1" / "bundle.json").write_text("{")
+    by_name = {one["product"]: one for one in listed(client)}
+    assert "is damaged" in by_name["rotten"]["error"]
+    assert by_name["fine"]["versions"] == [1]
+    with pytest.raises(InferenceServerException, match="is damaged"):
+        inspect(client, "rotten", images[0])
 
 
 def test_size_that_is_not_served_says_what_to_assemble(client, images):
@@ -127,7 +158,7 @@ def test_products_survive_a_restart_and_a_kill(artefacts_dir, images, split, tmp
         client = triton.InferenceServerClient(server.grpc_url)
         enroll(client, "kept", images[:2])
         before = inspect(client, "kept", part)
-        enroll(client, "lost", images[:2], session="open", commit=False)
+        enroll(client, "lost", images[:2], session="open", commit=False, num_staged=0)
         pending = client.async_infer(
             "enroll",
             [
@@ -150,3 +181,19 @@ def test_products_survive_a_restart_and_a_kill(artefacts_dir, images, split, tmp
         assert all(np.array_equal(after[name], before[name]) for name in before)
         client.close()
     assert [path.name for path in (tmp_path / "banks").iterdir()] == ["kept"]
+
+
+def test_committed_session_is_closed(client, images):
+    enroll(client, "committed", images[:1], session="s3", commit=False, num_staged=0)
+    assert enroll(client, "committed", [], session="s3", num_staged=1)[0] == 1
+    with pytest.raises(InferenceServerException, match="'s3' holds 0 images"):
+        enroll(client, "committed", [], session="s3", num_staged=1)
+
+
+def test_session_enrols_one_product_and_every_image_has_its_name(client, images):
+    enroll(client, "first", images[:1], session="s4", commit=False, num_staged=0)
+    with pytest.raises(InferenceServerException, match="'s4' enrols 'first', not 'second'"):
+        enroll(client, "second", images[1:2], session="s4", num_staged=1)
+    with pytest.raises(InferenceServerException, match="1 image_names for 2 images"):
+        enroll(client, "named", images[:2], image_names=["only"])
+    assert not {"first", "second", "named"} & {one["product"] for one in listed(client)}

@@ -163,7 +163,7 @@ def test_map_is_not_computed_when_not_asked(client, product, part):
     assert count() == before + 1
 
 
-def test_batch_answers_each_image_as_if_alone(client, references, split):
+def test_batch_answers_each_image_as_if_alone(client, product, references, split):
     enroll(client, "other", references[:1])
     images = [path.read_bytes() for path in split.defective[:3]]
     batch = inspect(client, "cell", *images)
@@ -244,15 +244,20 @@ def test_one_bad_request_does_not_fail_its_batch(served, product, part):
             except InferenceServerException as error:
                 return str(error)
 
+    def counts():
+        with triton.InferenceServerClient(served.grpc_url) as client:
+            stats = client.get_inference_statistics("dinov2_vits14_448").model_stats[0]
+        return np.array([stats.execution_count, stats.inference_count])
+
+    before = counts()
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(ask, range(16)))
+    num_executions, num_images = counts() - before
     scores = {float(answer["anomaly_score"][0, 0]) for answer in answers[1::2]}
     assert len(scores) == 1
     assert all("no image in a known format" in answer for answer in answers[0::2])
-    batching = triton.InferenceServerClient(served.grpc_url)
-    stats = batching.get_inference_statistics("dinov2_vits14_448").model_stats[0]
-    assert stats.execution_count < stats.inference_count
-    batching.close()
+    assert num_images == 8
+    assert num_executions < num_images
 
 
 def test_non_square_camera_is_served_by_its_own_size(client, split):
@@ -265,3 +270,34 @@ def test_non_square_camera_is_served_by_its_own_size(client, split):
     assert answer["patch_distances"].max() < 2e-3
     with pytest.raises(InferenceServerException, match="was enrolled for anomaly_dino_448x588"):
         inspect(client, "wide", jpeg(split.enrolled[0]))
+
+
+def test_products_of_one_batch_do_not_mix(client, references, part):
+    """Each item has its own bank, threshold, verdict and version, in either order."""
+    enroll(client, "mixed-a", references[:1], threshold=0.001)
+    enroll(client, "mixed-b", references, threshold=1.8)
+    enroll(client, "mixed-b", references, threshold=1.9)
+    alone = {name: inspect(client, name, part) for name in ("mixed-a", "mixed-b")}
+    for order in (["mixed-a", "mixed-b"], ["mixed-b", "mixed-a"]):
+        products = [name.encode() for name in order]
+        result = client.infer(
+            "anomaly_dino_448",
+            [bytes_input("image", [part] * 2, [2, 1]), bytes_input("product", products, [2, 1])],
+        )
+        for index, name in enumerate(order):
+            for output, value in alone[name].items():
+                assert np.array_equal(result.as_numpy(output)[index], value[0]), (name, output)
+    assert [alone[name]["verdict"][0, 0] for name in alone] == [1, 0]
+
+
+def test_internal_fault_tells_its_kind_and_no_details(served, client, references, part):
+    """A record that was changed by hand: the grid no longer fits the bank's search."""
+    enroll(client, "tampered", references[:1])
+    path = served.repository / "banks" / "tampered" / "1" / "bundle.json"
+    path.write_text(
+        path.read_text().replace('"grid": [\n    32,\n    32', '"grid": [\n    31,\n    31')
+    )
+    with pytest.raises(InferenceServerException, match="internal fault") as caught:
+        inspect(client, "tampered", part)
+    assert caught.value.status() == "StatusCode.INTERNAL"
+    assert caught.value.message().endswith("the server's log has the details")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import psutil
@@ -15,8 +17,9 @@ import tritonclient.grpc as triton
 from integration.triton_calls import enroll, inspect
 from tritonclient.utils import InferenceServerException
 
+from dinspect_client import InspectionClient
 from dinspect_server.assemble import assemble
-from dinspect_server.embedded import EmbeddedTriton, Endpoints, Security
+from dinspect_server.embedded import EXIT_TIMEOUT_S, EmbeddedTriton, Endpoints
 from dinspect_server.errors import AssemblyError, PortInUseError, StartError
 
 
@@ -117,7 +120,7 @@ def test_stopping_leaves_nothing_behind(small_repository):
 
 
 def test_admin_key_guards_the_models(small_repository):
-    with EmbeddedTriton(small_repository, security=Security(admin_key="secret")) as server:
+    with EmbeddedTriton(small_repository, admin_key="secret") as server:
         client = triton.InferenceServerClient(server.grpc_url)
         with pytest.raises(InferenceServerException, match="StatusCode.UNAVAILABLE|restricted|key"):
             client.unload_model("anomaly_map")
@@ -151,3 +154,88 @@ def test_killed_serve_command_takes_the_server_with_it(small_repository):
         os.kill(process.pid, signal.SIGKILL)
     assert len(children) > 5
     assert not psutil.wait_procs(children, 20)[1]
+
+
+def test_server_that_hands_images_back_changed_is_not_served(small_repository, tmp_path):
+    """What a broken Python backend does: ready, and every tensor filled with its first element."""
+    shutil.copytree(small_repository / "models", tmp_path / "models")
+    shutil.copy(small_repository / "repository.json", tmp_path)
+    (tmp_path / "banks").mkdir()
+    broken = tmp_path / "models" / "preprocess_448_raw" / "1" / "model.py"
+    broken.write_text(
+        broken.read_text().replace(
+            "return list(batch)", "return list(batch * 0 + batch[0, 0, 0, 0])"
+        )
+    )
+    with pytest.raises(StartError, match="does not hand back the image it was sent"):
+        EmbeddedTriton(tmp_path).start()
+
+
+def test_admin_key_guards_the_models_over_http_too(small_repository):
+    with EmbeddedTriton(small_repository, admin_key="secret") as server:
+        address = f"http://{server.http_url}/v2/repository/models/anomaly_map/unload"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(urllib.request.Request(address, b"{}"), timeout=10)
+        with_key = urllib.request.Request(address, b"{}", {"admin-key": "secret"})
+        assert urllib.request.urlopen(with_key, timeout=60).status == 200
+
+
+def test_stopping_is_orderly(small_repository):
+    """Asked to end, not killed: so requests in flight are answered."""
+    server = EmbeddedTriton(small_repository)
+    server.start()
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < EXIT_TIMEOUT_S
+    assert "Signal (15) received" in server.log_path.read_text()
+
+
+def test_nobody_loads_models_without_a_key(small_repository):
+    """A model is code: without a key of the operator's there is one that nobody knows."""
+    with EmbeddedTriton(small_repository) as server:
+        client = triton.InferenceServerClient(server.grpc_url)
+        for call in (client.unload_model, client.load_model):
+            with pytest.raises(InferenceServerException, match="UNAVAILABLE|restricted|key"):
+                call("anomaly_map")
+        client.close()
+
+
+def test_served_repository_cannot_be_assembled_or_served_again(served, artefacts_dir):
+    with pytest.raises(AssemblyError, match="is being served or assembled"):
+        assemble(artefacts_dir, served.repository)
+    with pytest.raises(AssemblyError, match="is being served or assembled"):
+        EmbeddedTriton(served.repository).start()
+
+
+def test_proxy_of_the_environment_is_not_asked_for_loopback(small_repository, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with EmbeddedTriton(small_repository) as server, InspectionClient(server.grpc_url) as client:
+        assert client.server_version() == "2.51.0"
+        assert client.products() is not None
+
+
+def test_reload_that_fails_is_tried_again(small_repository, split, tmp_path):
+    """The model's file is away for a while, as during a bad deployment."""
+    repository = tmp_path / "repository"
+    shutil.copytree(small_repository, repository)
+    adapter = repository / "models" / "anomaly_map" / "1" / "model.py"
+    with EmbeddedTriton(repository) as server:
+        client = triton.InferenceServerClient(server.grpc_url)
+        enroll(client, "again", [split.enrolled[0].read_bytes()])
+        content = adapter.read_bytes()
+        adapter.write_bytes(b"raise ImportError('half deployed')")
+        stub_of(server, "anomaly_map").kill()
+        time.sleep(4)
+        adapter.write_bytes(content)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                inspect(client, "again", split.defective[0].read_bytes())
+                break
+            except InferenceServerException:
+                assert time.monotonic() < deadline, "anomaly_map did not come back"
+                time.sleep(0.2)
+        client.close()

@@ -56,7 +56,10 @@ class TritonPythonModel:
         )
         scores = [top_fraction_mean(grid) for grid in distances]
         thresholds = [one.bundle.threshold for one in loaded]
-        verdicts = [verdict(s, t) for s, t in zip(scores, thresholds, strict=True)]
+        verdicts = [
+            verdict(score, one.bundle.normal_below, one.bundle.threshold)
+            for score, one in zip(scores, loaded, strict=True)
+        ]
         versions = [one.bundle.version for one in loaded]
         return [
             tensor(ANOMALY_SCORE.name, np.array(scores)[:, None], np.float32),

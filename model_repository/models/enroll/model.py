@@ -11,8 +11,8 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from bank_store import BankStore, Bundle
-from enrolment import Enrolment, EnrolOptions, ServedSize, Sessions
-from image_preparation import decode_image, patch_grid
+from enrolment import Enrolment, EnrolOptions, ServedSize, Sessions, TokensOf
+from image_preparation import PATCH_SIZE, decode_image, patch_grid
 from nearest_neighbours import search_precision
 from refusals import InspectionRefused
 from triton_requests import answer_each, array, start, tensor, text_tensor, texts
@@ -41,7 +41,7 @@ class TritonPythonModel:
         self.served = {size.grid: size for size in sizes}
         self.sessions = Sessions()
         self.search_precision = search_precision(parameters["search_precision"])
-        self.runtime_info: dict[str, dict[str, str]] = {}
+        self.max_bank_bytes = int(parameters["max_bank_bytes"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Enrol, or stage a part of an enrolment."""
@@ -55,93 +55,111 @@ class TritonPythonModel:
                 "with a letter or digit"
             )
         options = _options(request)
+        enrolment = self._opened(product, options)
         try:
-            enrolment = self._gather(product, request, options)
-        except InspectionRefused:
-            # Half an enrolment must not be continued as if the refused part had been taken.
+            enrolment = self._gather(enrolment, product, request, options)
+            if not options.commit:
+                self.sessions.put(options.session, enrolment)
+                report = {"session": options.session, "num_staged": len(enrolment.tokens)}
+                return _outputs(0, 0.0, report)
+            bundle = enrolment.publish(
+                self.store,
+                self._runtime(enrolment.served),
+                self.search_precision,
+                self._tokens_of(enrolment.served),
+            )
+        except BaseException:
+            # Half an enrolment must not be continued as if the failed part had been taken.
             self.sessions.drop(options.session)
             raise
-        if not options.commit:
-            self.sessions.put(options.session, enrolment)
-            report = {"session": options.session, "num_staged": len(enrolment.tokens)}
-            return _outputs(0, 0.0, report)
         self.sessions.drop(options.session)
-        served = enrolment.served
-        bundle = enrolment.publish(
-            self.store,
-            options,
-            self.runtime_info[served.backbone],
-            self.search_precision,
-            lambda pixels: self._tokens(served, pixels),
-        )
         return _outputs(bundle.version, bundle.threshold, _report(bundle))
 
-    def _gather(self, product: str, request: Any, options: EnrolOptions) -> Enrolment:
-        images = array(request, ENROLL_IMAGES.name).reshape(-1).tolist()
+    def _opened(self, product: str, options: EnrolOptions) -> Enrolment | None:
+        """The session's enrolment so far; None when this is its first part."""
         enrolment = self.sessions.get(options.session) if options.session else None
+        if not options.commit and not options.session:
+            raise InspectionRefused("commit is false but no session is named to continue")
         if enrolment is not None and enrolment.product != product:
             raise InspectionRefused(
                 f"session {options.session!r} enrols '{enrolment.product}', not '{product}'"
             )
+        num_staged = len(enrolment.tokens) if enrolment else 0
+        if num_staged != options.num_staged:
+            raise InspectionRefused(
+                f"session {options.session!r} holds {num_staged} images, the request follows "
+                f"{options.num_staged}; nothing was enrolled, begin again with a new session"
+            )
+        if enrolment is None:
+            return None
+        options.check_repeats(enrolment.options)
+        return enrolment
+
+    def _gather(
+        self, enrolment: Enrolment | None, product: str, request: Any, options: EnrolOptions
+    ) -> Enrolment:
+        """The enrolment with this request's images added."""
+        images = array(request, ENROLL_IMAGES.name).reshape(-1).tolist()
         if enrolment is None:
             if not images:
-                raise InspectionRefused(
-                    "an enrolment needs at least one image of a good part"
-                    + (f"; session {options.session!r} is not open" if options.session else "")
-                )
-            if not options.commit and not options.session:
-                raise InspectionRefused("commit is false but no session is named to continue")
-            enrolment = self._begin(product, images[0], options.resolution)
-            self.runtime_info.pop(enrolment.served.backbone, None)  # it may have been reloaded
+                raise InspectionRefused("an enrolment needs at least one image of a good part")
+            enrolment = self._begin(product, images[0], options)
         names = options.image_names or tuple(
             f"#{len(enrolment.tokens) + offset + 1}" for offset in range(len(images))
         )
         if len(names) != len(images):
             raise InspectionRefused(f"{len(names)} image_names for {len(images)} images")
-        served = enrolment.served
         for name, encoded in zip(names, images, strict=True):
-            enrolment.add(name, encoded, lambda pixels: self._tokens(served, pixels))
+            enrolment.add(name, encoded, self._tokens_of(enrolment.served))
         return enrolment
 
-    def _begin(self, product: str, encoded: bytes, resolution: int | None) -> Enrolment:
+    def _begin(self, product: str, encoded: bytes, options: EnrolOptions) -> Enrolment:
         image = decode_image(encoded)
         size = (image.shape[0], image.shape[1])
-        for candidate in [resolution] if resolution else self._resolutions():
-            served = self.served.get(patch_grid(size, candidate))
-            if served is not None and min(served.grid) * 14 == candidate:
-                return Enrolment(product, served, size, image)
-        shown = ", ".join(size.label for size in self.served.values())
-        grid = patch_grid(size, resolution or self._resolutions()[0])
+        resolutions = [options.resolution] if options.resolution else self._resolutions()
+        for resolution in resolutions:
+            served = self.served.get(patch_grid(size, resolution))
+            if served is not None and min(served.grid) * PATCH_SIZE == resolution:
+                return Enrolment(product, served, size, image, options, self.max_bank_bytes)
+        shown = ", ".join(one.label for one in self.served.values())
+        rows, columns = patch_grid(size, resolutions[0])
         raise InspectionRefused(
-            f"a {size[1]} x {size[0]} px image needs input size {grid[0] * 14}x{grid[1] * 14} "
-            f"(height x width), but this server has {shown}; export and assemble that size"
+            f"a {size[1]} x {size[0]} px image needs input size "
+            f"{rows * PATCH_SIZE}x{columns * PATCH_SIZE} (height x width), but this server has "
+            f"{shown}; export and assemble that size"
         )
 
     def _resolutions(self) -> list[int]:
         """Served resolutions, the default first."""
-        served = {min(grid) * 14 for grid in self.served}
+        served = {min(grid) * PATCH_SIZE for grid in self.served}
         return sorted(served, key=lambda resolution: (resolution != DEFAULT_RESOLUTION, resolution))
 
-    def _tokens(self, served: ServedSize, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _tokens_of(self, served: ServedSize) -> TokensOf:
         name = f"patch_tokens_{served.layer}"
+        return lambda pixels: self._ask(served, pixels, name)[0]
+
+    def _runtime(self, served: ServedSize) -> dict[str, str]:
+        """What the backbone runs in right now; it may have been reloaded since the last time."""
         if served.native_runtime:
-            info = {"runtime": served.native_runtime, "precision": "fp32"}
-            self.runtime_info[served.backbone] = info
-        wanted = [name] if served.backbone in self.runtime_info else [name, "runtime_info"]
+            return {"runtime": served.native_runtime, "precision": "fp32"}
+        height, width = (side * PATCH_SIZE for side in served.grid)
+        black = np.zeros((height, width, 3), np.uint8)
+        info: dict[str, str] = json.loads(self._ask(served, black, "runtime_info").reshape(-1)[0])
+        return info
+
+    def _ask(self, served: ServedSize, pixels: NDArray[np.uint8], output: str) -> NDArray[Any]:
+        """One output of the served backbone for one image, in a batch of one."""
         response = pb_utils.InferenceRequest(
             model_name=served.backbone,
-            requested_output_names=wanted,
+            requested_output_names=[output],
             inputs=[tensor("pixels", pixels[None], np.uint8)],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         ).exec()
         if response.has_error():
             raise RuntimeError(f"{served.backbone}: {response.error().message()}")
-        outputs = {output.name(): output for output in response.output_tensors()}
-        if "runtime_info" in outputs:
-            text = outputs["runtime_info"].as_numpy().reshape(-1)[0]
-            self.runtime_info[served.backbone] = json.loads(text)
+        answer = pb_utils.get_output_tensor_by_name(response, output).as_numpy()
         # A copy: the tensor's memory belongs to the response.
-        return np.array(outputs[name].as_numpy()[0])
+        return np.array(answer)
 
 
 def _options(request: Any) -> EnrolOptions:
@@ -164,6 +182,7 @@ def _report(bundle: Bundle) -> dict[str, Any]:
         "num_references": bundle.num_references,
         "num_patches": bundle.num_patches,
         "threshold": bundle.threshold,
+        "normal_below": bundle.normal_below,
         "calibration": bundle.calibration,
         "backbone": bundle.backbone,
         "created_at": bundle.created_at,

@@ -9,6 +9,8 @@ from bank_store import BankStore, Bundle
 from nearest_neighbours import CosineSearch
 from refusals import InspectionRefused
 
+_Key = tuple[str, int, tuple[int, int]]
+
 
 @dataclass(frozen=True)
 class LoadedBundle:
@@ -34,7 +36,7 @@ class BankCache:
         self._onnx_sha256 = onnx_sha256
         self._precision = precision
         self._max_bytes = max_bytes
-        self._loaded: OrderedDict[tuple[str, int], LoadedBundle] = OrderedDict()
+        self._loaded: OrderedDict[_Key, LoadedBundle] = OrderedDict()
 
     def get(self, reference: str) -> LoadedBundle:
         """The bundle that a product reference names right now.
@@ -46,9 +48,10 @@ class BankCache:
             InspectionRefused: If there is no such bundle, it was made by another backbone, is
                 damaged, or exceeds the limit alone.
         """
-        key = self._store.resolve(reference)
+        product, version = self._store.resolve(reference)
+        key = (product, version, self._store.stamp(product, version))
         if key not in self._loaded:
-            self._loaded[key] = self._load(*key)
+            self._loaded[key] = self._load(product, version)
             self._evict()
         self._loaded.move_to_end(key)
         return self._loaded[key]

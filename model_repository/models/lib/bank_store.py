@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -37,6 +38,7 @@ BUNDLE_FILE = "bundle.json"
 CURRENT_FILE = "current"
 BANK_TENSOR = "memory_bank"
 FORMAT_VERSION = 1
+_UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Bundle:
 
     Attributes:
         product: Product name.
-        version: 1, 2, …; never reused.
+        version: One more than the highest there was.
         method: ``anomaly_dino``.
         ensemble: Model that inspects it, e.g. ``anomaly_dino_448``.
         grid: Patch grid ``[rows, columns]``.
@@ -55,6 +57,7 @@ class Bundle:
         num_patches: Rows of the bank.
         dim: Width of a patch token.
         threshold: Anomaly score above which a part is anomalous.
+        normal_below: Anomaly score up to which a part is normal; in between it is undecided.
         calibration: How the threshold was found.
         backbone: ``name``, ``onnx_sha256``, ``weights_sha256``, ``runtime``, ``precision``.
         references: ``name`` and ``sha256`` of each reference's encoded bytes.
@@ -75,6 +78,7 @@ class Bundle:
     num_patches: int
     dim: int
     threshold: float
+    normal_below: float
     calibration: dict[str, Any]
     backbone: dict[str, str]
     references: list[dict[str, str]]
@@ -120,7 +124,7 @@ class BankStore:
             raise InspectionRefused(f"unknown product '{product}'; enrolled are: {known}") from None
         except ValueError:
             raise InspectionRefused(
-                f"product '{product}' has a damaged version pointer; roll back to a version"
+                f"product '{product}' has a damaged version pointer; enrol it again"
             ) from None
         return product, current if version is None else version
 
@@ -140,10 +144,10 @@ class BankStore:
             ) from None
         except ValueError:
             record = None
-        if not isinstance(record, dict) or set(record) != {field.name for field in fields(Bundle)}:
+        if not _describes(record, product, version):
             raise InspectionRefused(
                 f"version {version} of product '{product}' is damaged or of another format; "
-                "enrol it again or roll back"
+                "enrol it again, or ask for another version"
             )
         return Bundle(**record)
 
@@ -168,12 +172,25 @@ class BankStore:
             bank = load(content)[BANK_TENSOR]
         except (SafetensorError, KeyError):
             raise InspectionRefused(f"the memory bank of {name} cannot be read") from None
-        if bank.shape != (bundle.num_patches, bundle.dim) or not len(bank):
+        if bank.shape != (bundle.num_patches, bundle.dim):
             raise InspectionRefused(
                 f"the memory bank of {name} is {bank.shape}, expected "
-                f"({bundle.num_patches}, {bundle.dim}) with at least one row"
+                f"({bundle.num_patches}, {bundle.dim})"
             )
-        return bank
+        return checked_bank(bank)
+
+    def stamp(self, product: str, version: int) -> tuple[int, int]:
+        """What changes when a version's record is replaced by hand: its inode and time.
+
+        Raises:
+            InspectionRefused: If the version does not exist.
+        """
+        try:
+            status = (self.root / product / str(version) / BUNDLE_FILE).stat()
+        except FileNotFoundError:
+            self.read_bundle(product, version)  # says which versions there are
+            raise
+        return status.st_ino, status.st_mtime_ns
 
     def publish(self, product: str, bank: NDArray[np.float32], **record: Any) -> Bundle:
         """Write a new version and make it the current one.
@@ -185,7 +202,11 @@ class BankStore:
 
         Returns:
             The bundle as written.
+
+        Raises:
+            InspectionRefused: If the bank is empty, not of unit vectors, or a threshold not finite.
         """
+        checked_bank(bank)
         content = save({BANK_TENSOR: np.ascontiguousarray(bank, dtype=np.float32)})
         folder = self.root / product
         folder.mkdir(exist_ok=True)
@@ -200,8 +221,13 @@ class BankStore:
                     bank_sha256=hashlib.sha256(content).hexdigest(),
                     **record,
                 )
+                if not _describes(asdict(bundle), product, bundle.version):
+                    raise InspectionRefused(
+                        f"the bundle of '{product}' has no usable threshold: {bundle.threshold}"
+                    )
                 text = json.dumps(asdict(bundle), indent=2, sort_keys=True, allow_nan=False)
                 _write_durably(staging / BUNDLE_FILE, text.encode("utf-8"))
+                _flush_folder(staging)
                 try:
                     staging.rename(folder / str(bundle.version))
                     break
@@ -242,6 +268,33 @@ class BankStore:
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def checked_bank(bank: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A memory bank that can be searched: a NaN in it would be skipped as if it were far away.
+
+    Raises:
+        InspectionRefused: If it is empty or a row is no unit vector.
+    """
+    if not len(bank):
+        raise InspectionRefused("the memory bank is empty, expected at least one row")
+    lengths = np.linalg.norm(bank, axis=1)
+    if not np.allclose(lengths, 1.0, atol=_UNIT_TOLERANCE):  # False for NaN, too
+        raise InspectionRefused("the memory bank holds rows that are no unit vectors")
+    return bank
+
+
+def _describes(record: object, product: str, version: int) -> bool:
+    """Whether a record is a whole bundle of this format, for this very place."""
+    if not isinstance(record, dict) or set(record) != {field.name for field in fields(Bundle)}:
+        return False
+    thresholds = (record["threshold"], record["normal_below"])
+    return (
+        record["format_version"] == FORMAT_VERSION
+        and (record["product"], record["version"]) == (product, version)
+        and isinstance(record["backbone"], dict)
+        and all(isinstance(value, float) and math.isfinite(value) for value in thresholds)
+    )
 
 
 def _write_durably(path: Path, content: bytes) -> None:

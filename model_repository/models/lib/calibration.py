@@ -2,13 +2,12 @@
 
 Each reference is scored against the bank of all the others (leave one image out), which is how a
 good part that was not enrolled will score; the threshold is the quantile of those scores that lets
-the stated share of good parts be rejected. With a single reference there are no others: its own
-rotations stand in, so the threshold is then a cautious guess.
+the stated share of good parts be rejected. With a single reference there are no others. Its own
+rotations stand in, and since a turned part is often stranger than a defect, their scores only say
+what is surely anomalous: nothing below them may be called normal.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -23,17 +22,12 @@ MAX_LEFT_OUT = 64
 ROTATIONS_DEG = (45, 90, 135, 180, 225, 270, 315)
 
 
-def leave_one_out_scores(
-    references: NDArray[np.float32],
-    precision: str,
-    on_scored: Callable[[], None] = lambda: None,
-) -> NDArray[np.float64]:
+def leave_one_out_scores(references: NDArray[np.float32], precision: str) -> NDArray[np.float64]:
     """Score references against the bank without their own image.
 
     Args:
         references: ``(images, N, D)`` float32 unit vectors, at least two images.
         precision: Of the search, see `nearest_neighbours.CosineSearch`.
-        on_scored: Called after each image, where an abandoned request can be given up.
 
     Returns:
         One image score per left-out reference, float64; when there are more than `MAX_LEFT_OUT`,
@@ -47,7 +41,6 @@ def leave_one_out_scores(
         per_image = search.distances_per_chunk(references[index])  # (N, images)
         per_image[:, index] = np.inf
         scores.append(top_fraction_mean(per_image.min(axis=1)))
-        on_scored()
     return np.array(scores)
 
 
@@ -66,7 +59,7 @@ def rotations(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
                 matrix,
                 (width, height),
                 flags=cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REFLECT,
+                borderMode=cv2.BORDER_REFLECT_101,
             ).astype(np.uint8)
         )
     return turned

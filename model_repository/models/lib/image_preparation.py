@@ -23,9 +23,11 @@ from refusals import InspectionRefused
 
 PATCH_SIZE = 14
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 36_000_000
 MIN_EDGE_PX = 32
 ASPECT_TOLERANCE = 0.01
+_PNG_BIT_DEPTH_OFFSET = 24
+_TIFF_BITS_PER_SAMPLE = 258
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 # Our own limit is checked before decoding, with a message that says so.
@@ -48,7 +50,8 @@ def decode_image(encoded: bytes) -> NDArray[np.uint8]:
     image = _open(encoded)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a damaged file may only warn
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message="(?i).*truncated")  # a TIFF only warns
             upright = ImageOps.exif_transpose(image)
             return np.asarray(upright.convert("RGB"))
     except Exception as error:
@@ -69,12 +72,25 @@ def _open(encoded: bytes) -> Any:
     except Exception as error:
         raise InspectionRefused(f"the image cannot be read: {error}") from None
     check_image_size(image.height, image.width)
-    if image.mode not in _EIGHT_BIT_MODES:
+    bits = _bits_per_channel(image, encoded)
+    if bits > 8 or image.mode not in _EIGHT_BIT_MODES:
         raise InspectionRefused(
-            f"the image has pixel format {image.mode}, expected 8 bits per channel; convert it "
-            "with the fixed grey range of the camera"
+            f"the image has pixel format {image.mode} with {bits} bits per channel, expected 8 "
+            "bits per channel; convert it with the fixed grey range of the camera"
         )
+    num_images = getattr(image, "n_frames", 1)
+    if num_images > 1 and image.format != "MPO":  # a camera's JPEG with a preview appended
+        raise InspectionRefused(f"the {image.format} file holds {num_images} images, expected one")
     return image
+
+
+def _bits_per_channel(image: Any, encoded: bytes) -> int:
+    """Bit depth as the file has it: Pillow cuts 16-bit colour to the upper 8 without a word."""
+    if image.format == "PNG":
+        return encoded[_PNG_BIT_DEPTH_OFFSET]
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,))))
+    return 8
 
 
 def check_image_size(height: int, width: int) -> None:

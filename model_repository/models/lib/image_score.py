@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-TOP_FRACTION = 0.01
+from wire import Verdict
 
-NORMAL, ANOMALOUS = 0, 1
+TOP_FRACTION = 0.01
 
 
 def top_fraction_mean(distances: NDArray[np.float32], fraction: float = TOP_FRACTION) -> float:
@@ -26,9 +26,21 @@ def top_fraction_mean(distances: NDArray[np.float32], fraction: float = TOP_FRAC
     return float(np.partition(flat, flat.size - count)[flat.size - count :].mean(dtype=np.float64))
 
 
-def verdict(anomaly_score: float, threshold: float) -> int:
-    """`ANOMALOUS` strictly above the threshold, else `NORMAL`.
+def verdict(anomaly_score: float, normal_below: float, threshold: float) -> Verdict:
+    """What a score means. Only a score that is provably low enough is normal.
 
-    Strictly, because the threshold may be a good reference's own score.
+    Args:
+        anomaly_score: The image's score.
+        normal_below: Largest score of a normal part.
+        threshold: Largest score of a part that is not anomalous; a score equal to it is not,
+            because it may be a good reference's own.
+
+    Returns:
+        `Verdict.NORMAL`, `Verdict.UNDECIDED` between the two, else `Verdict.ANOMALOUS`: also
+        whenever a comparison fails, as it does with NaN.
     """
-    return ANOMALOUS if anomaly_score > threshold else NORMAL
+    if anomaly_score <= min(normal_below, threshold):
+        return Verdict.NORMAL
+    if anomaly_score <= threshold:
+        return Verdict.UNDECIDED
+    return Verdict.ANOMALOUS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,7 +59,7 @@ def _response(request: Any, answer: Callable[[Any], list[Any]]) -> Any:
         error = pb_utils.TritonError(str(refusal), pb_utils.TritonError.INVALID_ARG)
     except Exception as fault:
         # The caller gets the kind of fault; the details, which may name paths, go to the log.
-        pb_utils.Logger.log_error(f"request failed: {type(fault).__name__}: {fault}")
+        pb_utils.Logger.log_error(f"request failed:\n{traceback.format_exc()}")
         error = pb_utils.TritonError(
             f"internal fault ({type(fault).__name__}); the server's log has the details",
             pb_utils.TritonError.INTERNAL,

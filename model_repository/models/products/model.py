@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bank_store import BankStore
+from refusals import InspectionRefused
 from triton_requests import answer_each, start, text_tensor, texts
 from wire import PRODUCT, PRODUCTS_REPORT
 
@@ -25,9 +26,18 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> list[Any]:
         wanted = texts(request, PRODUCT)[0]
-        names = [self.store.resolve(wanted)[0]] if wanted else list(self.store.products())
-        report = json.dumps([self._describe(name) for name in names])
-        return [text_tensor(PRODUCTS_REPORT.name, [report])]
+        if wanted:
+            described = [self._describe(self.store.resolve(wanted)[0])]
+        else:
+            described = [self._describe_or_say_why(name) for name in self.store.products()]
+        return [text_tensor(PRODUCTS_REPORT.name, [json.dumps(described)])]
+
+    def _describe_or_say_why(self, name: str) -> dict[str, Any]:
+        """One damaged product must not hide the others."""
+        try:
+            return self._describe(name)
+        except InspectionRefused as refusal:
+            return {"product": name, "error": str(refusal)}
 
     def _describe(self, name: str) -> dict[str, Any]:
         product, current = self.store.resolve(name)
@@ -40,6 +50,7 @@ class TritonPythonModel:
             "grid": bundle.grid,
             "image_size": bundle.image_size,
             "threshold": bundle.threshold,
+            "normal_below": bundle.normal_below,
             "num_references": bundle.num_references,
             "num_patches": bundle.num_patches,
             "created_at": bundle.created_at,

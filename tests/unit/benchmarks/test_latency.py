@@ -146,3 +146,33 @@ def test_transport_is_what_the_server_does_not_account_for():
     run_with_times = SingleStreamRun(samples, summary, server)
     assert run_with_times.transport_and_client_ms == pytest.approx(3.0)
     assert SingleStreamRun(samples, summary, None, "restricted").transport_and_client_ms is None
+
+
+def test_warm_up_is_sent_before_the_first_reading_and_timed_by_nobody(monkeypatch):
+    events = []
+
+    class Reader:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def read(self):
+            events.append("read")
+            raise StatisticsError("restricted")
+
+    class Client:
+        def inspect(self, product, image, *, with_map):
+            events.append("inspect")
+
+    monkeypatch.setattr("dinspect_bench.latency.StatisticsReader", Reader)
+    found = measure_single_stream(
+        Client(), "localhost:1", "screw", [b"image"], ensemble="e", num_samples=3, num_warmup=2
+    )
+    assert events == ["inspect", "inspect", "read", "inspect", "inspect", "inspect", "read"]
+    assert found.summary.count == 3
+    assert (found.server, found.server_unavailable) == (None, "restricted")

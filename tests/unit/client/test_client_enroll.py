@@ -29,7 +29,7 @@ def test_small_enrolment_is_one_part_that_commits(client, triton, image_path) ->
     enrollment = client.enroll("screw", [image_path])
 
     ((options, images),) = sent_parts(triton)
-    assert options.keys() == {"session", "commit", "image_names"}
+    assert options.keys() == {"session", "commit", "image_names", "num_staged"}
     assert options["commit"] is True
     assert options["image_names"] == ["part.png"]
     assert images == [image_path.read_bytes()]
@@ -83,7 +83,7 @@ def test_options_given_are_sent_and_no_others(client, triton) -> None:
     )
 
     options = sent_parts(triton)[0][0]
-    del options["session"], options["commit"], options["image_names"]
+    del options["session"], options["commit"], options["image_names"], options["num_staged"]
     assert options == {
         "resolution": 672,
         "false_positive_rate": 0.01,

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +21,7 @@ RECORD = {
     "layer": 12,
     "num_references": 1,
     "threshold": 0.5,
+    "normal_below": 0.5,
     "calibration": {"method": "by_hand"},
     "backbone": {"onnx_sha256": "a" * 64},
     "references": [],
@@ -190,3 +193,82 @@ def test_bank_over_the_limit_is_refused_with_the_sizes(store):
     store.publish("screw", bank(), **RECORD)
     with pytest.raises(InspectionRefused, match="needs 128 bytes, the server allows 100"):
         cache(store, max_bytes=100).get("screw")
+
+
+def test_failed_write_leaves_the_old_version_in_force(store, monkeypatch):
+    store.publish("screw", bank(), **RECORD)
+
+    def full_disk(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        store.publish("screw", bank(seed=1), **RECORD)
+    monkeypatch.undo()
+    assert store.resolve("screw") == ("screw", 1)
+    assert np.array_equal(store.read_bank(store.read_bundle(*store.resolve("screw"))), bank())
+
+
+def test_everything_is_on_disk_before_it_is_visible(store, monkeypatch):
+    """Bank and record are flushed before the rename, the rename before the pointer."""
+    steps = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def noted_fsync(descriptor):
+        steps.append(("flush", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def noted_rename(path, target):
+        steps.append(("show", Path(target).name))
+        return rename(path, target)
+
+    def noted_replace(path, target):
+        steps.append(("show", Path(target).name))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    store.publish("screw", bank(), **RECORD)
+    version, pointer = steps.index(("show", "1")), steps.index(("show", "current"))
+    assert {("flush", "bank.safetensors"), ("flush", "bundle.json")} <= set(steps[:version])
+    assert ("flush", "screw") in steps[version:pointer]
+    assert [name[:9] for step, name in steps[version:pointer] if step == "flush"][-1] == ".current."
+    assert ("flush", "screw") in steps[pointer:]
+
+
+def test_copied_or_foreign_record_is_refused(store):
+    store.publish("screw", bank(), **RECORD)
+    shutil.copytree(store.root / "screw" / "1", store.root / "screw" / "9")
+    with pytest.raises(InspectionRefused, match="version 9 .* is damaged or of another format"):
+        store.read_bundle("screw", 9)
+    path = store.root / "screw" / "1" / "bundle.json"
+    record = json.loads(path.read_text())
+    for change in ({"format_version": 7}, {"threshold": float("nan")}, {"threshold": "0.5"}):
+        path.write_text(json.dumps(record | change))
+        with pytest.raises(InspectionRefused, match="damaged or of another format"):
+            store.read_bundle("screw", 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 3.0])
+def test_bank_that_cannot_be_searched_is_refused(store, value):
+    broken = bank()
+    broken[2] = value
+    with pytest.raises(InspectionRefused, match="no unit vectors"):
+        store.publish("screw", broken, **RECORD)
+    with pytest.raises(InspectionRefused, match="is empty"):
+        store.publish("screw", bank()[:0], **RECORD)
+    with pytest.raises(InspectionRefused, match="no usable threshold"):
+        store.publish("screw", bank(), **(RECORD | {"threshold": float("nan")}))
+    assert store.products() == {}
+
+
+def test_version_that_was_replaced_by_hand_is_read_again(store):
+    """Restored from a backup, or deleted and enrolled anew under the same number."""
+    store.publish("screw", bank(), **RECORD)
+    banks = cache(store)
+    assert banks.get("screw").bundle.threshold == 0.5
+    shutil.rmtree(store.root / "screw" / "1")
+    store.publish("screw", bank(seed=5), **(RECORD | {"threshold": 0.75}))
+    assert store.resolve("screw") == ("screw", 1)
+    assert banks.get("screw").bundle.threshold == 0.75

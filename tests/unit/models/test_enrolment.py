@@ -38,15 +38,16 @@ def tokens_of(pixels):
     return np.concatenate([means, np.full((4, 1), 50.0)], axis=1).astype(np.float32)
 
 
+def begun(options=None, max_bank_bytes=1 << 20):
+    return Enrolment("screw", SERVED, (56, 56), png()[1], options or EnrolOptions(), max_bank_bytes)
+
+
 def enrol(count, options=None, tmp_path=None):
-    _, first = png(0)
-    enrolment = Enrolment("screw", SERVED, (56, 56), first)
+    enrolment = begun(options)
     for seed in range(count):
         enrolment.add(f"{seed}.png", png(seed)[0], tokens_of)
     runtime = {"runtime": "openvino 1", "precision": "fp32"}
-    return enrolment.publish(
-        BankStore(tmp_path), options or EnrolOptions(), runtime, "fp32", tokens_of
-    )
+    return enrolment.publish(BankStore(tmp_path), runtime, "fp32", tokens_of)
 
 
 def test_bundle_says_from_what_it_was_made(tmp_path):
@@ -65,6 +66,7 @@ def test_single_reference_is_calibrated_on_its_rotations(tmp_path):
     assert bundle.calibration["method"] == "rotations_of_the_only_reference"
     assert len(bundle.calibration["reference_scores"]) == 7
     assert bundle.threshold > 0
+    assert bundle.normal_below == 0.0  # below the threshold nothing is called normal
 
 
 def test_threshold_by_hand_is_kept(tmp_path):
@@ -74,8 +76,7 @@ def test_threshold_by_hand_is_kept(tmp_path):
 
 
 def test_another_geometry_is_refused_by_name():
-    _, first = png()
-    enrolment = Enrolment("screw", SERVED, (56, 56), first)
+    enrolment = begun()
     with pytest.raises(
         InspectionRefused, match=r"reference wide\.png: 70 x 56 px has another aspect"
     ):
@@ -96,7 +97,10 @@ def test_another_geometry_is_refused_by_name():
         ({"threshold": "high"}, r"in \[0, 2\]"),
         ({"resolution": "448"}, "integer"),
         ({"commit": 1}, "true or false"),
-        ({"session": "x" * 201}, "short string"),
+        ({"session": "x" * 201, "num_staged": 0}, "short string"),
+        ({"session": "x"}, "num_staged"),
+        ({"num_staged": -1}, "at least 0"),
+        ({"image_names": 5}, "a list of strings"),
     ],
 )
 def test_wrong_options_are_refused(options, reason):
@@ -111,11 +115,49 @@ def test_absent_and_null_options_mean_the_default():
 def test_sessions_are_bounded_and_forgotten():
     sessions = Sessions()
     for index in range(MAX_SESSIONS):
-        sessions.put(str(index), Enrolment("screw", SERVED, (56, 56), png()[1]))
+        sessions.put(str(index), begun())
     with pytest.raises(InspectionRefused, match="open already"):
-        sessions.put("more", Enrolment("screw", SERVED, (56, 56), png()[1]))
+        sessions.put("more", begun())
     sessions.get("0").touched_s -= 10_000
     assert sessions.get("0") is None
     assert sessions.get("1") is not None
     sessions.drop("1")
     assert sessions.get("1") is None
+
+
+def test_rotations_of_the_only_reference_are_really_turned(tmp_path):
+    scores = enrol(1, None, tmp_path).calibration["reference_scores"]
+    assert min(scores) > 1e-6
+    assert len(set(scores)) == 7
+
+
+def test_an_open_session_goes_on_when_no_more_can_be_opened():
+    sessions = Sessions()
+    for index in range(MAX_SESSIONS):
+        sessions.put(str(index), begun())
+    going_on = sessions.get("3")
+    sessions.put("3", going_on)
+    assert sessions.get("3") is going_on
+
+
+def test_same_file_twice_is_refused():
+    enrolment = begun()
+    enrolment.add("a.png", png(1)[0], tokens_of)
+    with pytest.raises(InspectionRefused, match=r"reference b\.png: it is the same file as a\.png"):
+        enrolment.add("b.png", png(1)[0], tokens_of)
+
+
+def test_bank_that_could_not_be_loaded_is_refused_at_once():
+    enrolment = begun(max_bank_bytes=2 * 4 * 4 * 4)
+    enrolment.add("a.png", png(1)[0], tokens_of)
+    enrolment.add("b.png", png(2)[0], tokens_of)
+    with pytest.raises(InspectionRefused, match="3 images make a memory bank of 192 bytes"):
+        enrolment.add("c.png", png(3)[0], tokens_of)
+
+
+def test_later_parts_may_repeat_but_not_change_the_options():
+    first = EnrolOptions(threshold=0.2, operator="ada")
+    EnrolOptions().check_repeats(first)
+    EnrolOptions(threshold=0.2).check_repeats(first)
+    with pytest.raises(InspectionRefused, match="the first part of the enrolment said 0.2"):
+        EnrolOptions(threshold=0.3).check_repeats(first)

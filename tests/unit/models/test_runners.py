@@ -55,3 +55,12 @@ def test_images_of_a_batch_do_not_touch_each_other(files):
 def test_unknown_choices_are_refused(files, runtime, precision):
     with pytest.raises(ValueError, match="fp32"):
         load_backbone(*files, runtime, precision)
+
+
+def test_one_wrong_patch_is_not_hidden_by_the_others(files, tmp_path):
+    known = load_file(str(files[1]))
+    known["patch_tokens_12"] = known["patch_tokens_12"].copy()
+    known["patch_tokens_12"][0, 500] += 0.002 * np.linalg.norm(known["patch_tokens_12"][0, 500])
+    save_file(known, str(tmp_path / "known.safetensors"))
+    with pytest.raises(WrongAnswerError, match="nothing is served"):
+        load_backbone(files[0], tmp_path / "known.safetensors", "openvino", "fp32")

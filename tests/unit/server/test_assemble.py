@@ -12,7 +12,6 @@ from dinspect_export.errors import ManifestError
 from dinspect_server.assemble import ServingOptions, assemble, library_files, models_source
 from dinspect_server.embedded import EmbeddedTriton
 from dinspect_server.errors import AssemblyError
-from dinspect_server.triton_config import prunable_inputs
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,11 @@ def _fits(given, wanted):
 
 
 def test_no_ensemble_output_feeds_a_later_step(configs):
-    assert all(not prunable_inputs(config) for config in configs.values())
+    """Triton would prune its producer when a client does not ask for it."""
+    for config in configs.values():
+        outputs = {one.name for one in config.output}
+        for step in config.ensemble_scheduling.step:
+            assert not outputs & set(step.input_map.values())
 
 
 def test_ensembles_put_out_the_wire_contract(configs):
@@ -133,11 +136,10 @@ def test_assembling_again_keeps_the_products(artefacts_dir, tmp_path):
     assemble(artefacts_dir, tmp_path)
     assert product.is_dir()
     assert not (tmp_path / "models" / "old").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "banks",
-        "models",
-        "repository.json",
-    ]
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {
+        "banks", "models", "repository.json",
+    }  # fmt: skip
+    assert not list(tmp_path.glob("*partial")) + list(tmp_path.glob("*previous"))
 
 
 def test_damaged_artefact_leaves_the_repository_alone(artefacts_dir, tmp_path):
@@ -175,3 +177,20 @@ def test_unwritable_folder_is_an_error(artefacts_dir, tmp_path):
 def test_impossible_options_are_refused(options):
     with pytest.raises(AssemblyError):
         ServingOptions(**options)
+
+
+def test_of_several_layers_the_last_is_compared(artefacts_dir, tmp_path):
+    """An artefact with an earlier tap, too: enrolment and inspection take the same tokens."""
+    artefact = tmp_path / "artefacts" / "a"
+    shutil.copytree(artefacts_dir / "dinov2_vits14_448", artefact)
+    record = json.loads((artefact / "manifest.json").read_text())
+    (artefact / "manifest.json").write_text(json.dumps(record | {"layers": [8, 12]}))
+    assemble(tmp_path / "artefacts", tmp_path / "repository")
+    models = tmp_path / "repository" / "models"
+    enroll = text_format.Parse((models / "enroll" / "config.pbtxt").read_text(), ModelConfig())
+    (size,) = json.loads(enroll.parameters["served_sizes"].string_value)
+    ensemble = text_format.Parse(
+        (models / "anomaly_dino_448" / "config.pbtxt").read_text(), ModelConfig()
+    )
+    taken = dict(ensemble.ensemble_scheduling.step[1].output_map)
+    assert (size["layer"], taken) == (12, {"patch_tokens_12": "patch_tokens"})
