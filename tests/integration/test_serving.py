@@ -17,7 +17,6 @@ import tritonclient.grpc as triton
 from integration.triton_calls import enroll, inspect
 from tritonclient.utils import InferenceServerException
 
-from dinspect_client import InspectionClient
 from dinspect_server.assemble import assemble
 from dinspect_server.embedded import EXIT_TIMEOUT_S, EmbeddedTriton, Endpoints
 from dinspect_server.errors import AssemblyError, PortInUseError, StartError
@@ -207,14 +206,17 @@ def test_served_repository_cannot_be_assembled_or_served_again(served, artefacts
         EmbeddedTriton(served.repository).start()
 
 
-def test_proxy_of_the_environment_is_not_asked_for_loopback(small_repository, monkeypatch):
-    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with EmbeddedTriton(small_repository) as server, InspectionClient(server.grpc_url) as client:
-        assert client.server_version() == "2.51.0"
-        assert client.products() is not None
+def test_proxy_of_the_environment_is_not_asked_for_loopback(small_repository):
+    environment = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"}
+    environment |= dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:9")
+    command = [sys.executable, "-m", "dinspect_client.main", "serve", str(small_repository)]
+    command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        url = process.stdout.readline().split("gRPC ")[1].split(",")[0]
+        command = [sys.executable, "-m", "dinspect_client.main", "products", "--url", url]
+        subprocess.run(command, check=True, env=environment, timeout=60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
 
 
 def test_reload_that_fails_is_tried_again(small_repository, split, tmp_path):

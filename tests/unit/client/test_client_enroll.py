@@ -162,6 +162,22 @@ def test_nothing_is_committed_when_the_server_lost_an_image(client, triton) -> N
     assert len(triton.requests_to("enroll")) == 1
 
 
+def test_version_from_fewer_images_than_sent_is_never_returned(client, triton) -> None:
+    original = triton._enroll
+
+    def forgetful(inputs):
+        outputs = original(inputs)
+        outputs["report"][0] = outputs["report"][0].replace(
+            b'"num_references": 9', b'"num_references": 1'
+        )
+        return outputs
+
+    triton._enroll = forgetful
+
+    with pytest.raises(ServerFault, match="enrolled from 1 images, 9 were sent; do not use it"):
+        client.enroll("screw", [b"x"] * 9)
+
+
 def test_server_without_enrolment_is_told(client, triton) -> None:
     del triton.models["enroll"]
 

@@ -64,3 +64,11 @@ def test_one_wrong_patch_is_not_hidden_by_the_others(files, tmp_path):
     save_file(known, str(tmp_path / "known.safetensors"))
     with pytest.raises(WrongAnswerError, match="nothing is served"):
         load_backbone(files[0], tmp_path / "known.safetensors", "openvino", "fp32")
+
+
+def test_automatic_precision_never_takes_bf16(monkeypatch):
+    """Its scores were seen 5 % away from FP32's; the known answer alone would let it pass."""
+    for units in (["FP32", "BF16"], ["FP32", "BF16", "FP16"], ["FP32"]):
+        monkeypatch.setattr("openvino.Core.get_property", lambda self, *names, units=units: units)
+        candidates = runners._candidates("openvino", "auto")
+        assert candidates == (["fp16", "fp32"] if "FP16" in units else ["fp32"])

@@ -194,3 +194,9 @@ def test_of_several_layers_the_last_is_compared(artefacts_dir, tmp_path):
     )
     taken = dict(ensemble.ensemble_scheduling.step[1].output_map)
     assert (size["layer"], taken) == (12, {"patch_tokens_12": "patch_tokens"})
+
+
+def test_key_that_nobody_chose_is_known_to_nobody(repository):
+    keys = {EmbeddedTriton(repository)._admin_key for _ in range(3)}
+    assert len(keys) == 3
+    assert all(len(key) >= 32 for key in keys)
