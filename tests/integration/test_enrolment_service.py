@@ -81,7 +81,8 @@ def test_enrolment_in_parts_equals_one_request(client, images, split):
     [
         ("bad name", [b"x"], {}, "no product name"),
         ("fresh", [], {}, "at least one image"),
-        ("fresh", [b"x"], {}, "no image in a known format"),
+        ("fresh", [b"x"], {}, "reference #1: .* no image in a known format"),
+        ("fresh", [b"x"], {"image_names": ["a.png"]}, r"reference a\.png: "),
         ("fresh", [], {"session": "new", "num_staged": 0}, "at least one image"),
         (
             "fresh",

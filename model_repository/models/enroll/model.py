@@ -100,15 +100,18 @@ class TritonPythonModel:
     ) -> Enrolment:
         """The enrolment with this request's images added."""
         images = array(request, ENROLL_IMAGES.name).reshape(-1).tolist()
-        if enrolment is None:
-            if not images:
-                raise InspectionRefused("an enrolment needs at least one image of a good part")
-            enrolment = self._begin(product, images[0], options)
         names = options.image_names or tuple(
-            f"#{len(enrolment.tokens) + offset + 1}" for offset in range(len(images))
+            f"#{options.num_staged + offset + 1}" for offset in range(len(images))
         )
         if len(names) != len(images):
             raise InspectionRefused(f"{len(names)} image_names for {len(images)} images")
+        if enrolment is None:
+            if not images:
+                raise InspectionRefused("an enrolment needs at least one image of a good part")
+            try:
+                enrolment = self._begin(product, images[0], options)
+            except InspectionRefused as refusal:
+                raise InspectionRefused(f"reference {names[0]}: {refusal}") from None
         for name, encoded in zip(names, images, strict=True):
             enrolment.add(name, encoded, self._tokens_of(enrolment.served))
         return enrolment
