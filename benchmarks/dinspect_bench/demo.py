@@ -161,7 +161,7 @@ def _measure(settings: DemoSettings, split: DemoSplit, stages: Stages) -> Served
 
 def _enroll(client: InspectionClient, split: DemoSplit) -> Enrolled:
     """Enrol the good cells; every patch of every one of them must be in the memory bank."""
-    with tqdm(total=len(split.enrolled), unit="cell", leave=False) as bar:
+    with tqdm(total=len(split.enrolled), unit="cell", leave=False, disable=None) as bar:
 
         def show(num_done: int, _: int) -> None:
             bar.update(num_done - bar.n)
@@ -188,7 +188,7 @@ def _inspect_all(
     client: InspectionClient, split: DemoSplit, enrolled: Enrolled
 ) -> tuple[tuple[InspectedImage, ...], dict[str, NDArray[np.float32]]]:
     images, anomaly_maps = [], {}
-    for path, is_defective in tqdm(list(_labelled(split)), unit="cell", leave=False):
+    for path, is_defective in tqdm(list(_labelled(split)), unit="cell", leave=False, disable=None):
         answer = client.inspect(PRODUCT, path, with_map=True)
         name = relative_name(path)
         _check_bundle(name, answer, enrolled)
@@ -224,7 +224,7 @@ def _measure_latency(
     split: DemoSplit,
     enrolled: Enrolled,
 ) -> SingleStreamRun:
-    with tqdm(total=settings.num_samples, unit="sample", leave=False) as bar:
+    with tqdm(total=settings.num_samples, unit="sample", leave=False, disable=None) as bar:
         run = measure_single_stream(
             client,
             grpc_url,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dinspect_client import InspectionClient
 
 EXIT_OK = 0
+EXIT_USE = 2
 EXIT_SERVER = 3
 DEFAULT_URL = "localhost:8001"
 _SUMMARY_COLUMNS = ("p50", "p90", "p99", "mean", "std", "min", "max")
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         report = run_benchmark(args)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"bench-latency: {error}; run: pip install '.[bench]'\n")
+        return EXIT_USE
     except Exception as error:
         status = getattr(error, "exit_status", None)
         if not isinstance(status, int):

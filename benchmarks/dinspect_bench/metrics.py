@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from dinspect_bench.errors import MetricError
 from dinspect_client.wire import Verdict
@@ -58,6 +57,8 @@ def image_auroc(is_defective: Sequence[bool], scores: Sequence[float]) -> float:
         MetricError: If a class is missing, a score is not finite or the lengths differ.
     """
     labels, values = _checked(is_defective, scores)
+    from sklearn.metrics import roc_auc_score  # heavy, and not needed to measure a latency
+
     return float(roc_auc_score(labels, values))
 
 
@@ -110,6 +111,8 @@ def roc_points(is_defective: Sequence[bool], scores: Sequence[float]) -> list[tu
         MetricError: As `image_auroc`.
     """
     labels, values = _checked(is_defective, scores)
+    from sklearn.metrics import roc_curve
+
     false_alarm_rates, detection_rates, _ = roc_curve(labels, values)
     return [(float(x), float(y)) for x, y in zip(false_alarm_rates, detection_rates, strict=True)]
 

@@ -86,6 +86,11 @@ def _calibration_note(enrollment: Enrollment) -> str:
     """Say when a threshold rests on fewer scores than its false positive rate can be read from."""
     rate = enrollment.calibration.false_positive_rate
     num_scores = len(enrollment.calibration.reference_scores)
+    if enrollment.num_references == 1 and rate is not None:
+        return (
+            "note: one image cannot say how good parts differ. Parts below the threshold, found by "
+            "turning it, are answered undecided, not normal: enrol more images, or set --threshold"
+        )
     if rate is None or num_scores * rate >= 1:
         return ""
     return (

@@ -159,9 +159,15 @@ def _sentence(kind: type[InspectionError], reason: str, *, url: str, model_name:
     if kind is RequestRejected:
         return reason  # written for people by the model that gave it
     if kind is ServerUnreachable:
-        return f"the server at {url} took no request: {reason}"
+        return (
+            f"the server at {url} took no request: {reason}; is it running (dinspect serve), and "
+            "is this its gRPC port?"
+        )
     if kind is RequestTimeout:
         return f"{model} at {url} gave no answer in time: {reason}; allow more, or see its load"
     if kind is ModelUnavailable:
-        return f"{model} is not served at {url}: {reason}"
+        return (
+            f"{model} is not served at {url}: {reason}. A model whose process died is loaded again "
+            "within seconds: try again, then see the server's log"
+        )
     return f"{model} at {url} failed: {reason}"

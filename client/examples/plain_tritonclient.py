@@ -1,10 +1,11 @@
 """Inspect one image with nothing but tritonclient and NumPy, as plant software would.
 
-    python plain_tritonclient.py grpc localhost:8001 solar-mono cell.jpg
-    python plain_tritonclient.py http localhost:8000 solar-mono cell.jpg
+    python plain_tritonclient.py grpc localhost:8001 anomaly_dino_448 solar-mono cell.jpg
+    python plain_tritonclient.py http localhost:8000 anomaly_dino_448 solar-mono cell.jpg
 
-gRPC needs `pip install tritonclient[grpc]`, HTTP `pip install tritonclient[http]`. Any KServe v2
-client in any language sends and receives the same tensors.
+`dinspect products` tells which model inspects a product. gRPC needs `pip install
+tritonclient[grpc]`, HTTP `pip install tritonclient[http]`. Any KServe v2 client in any language
+sends and receives the same tensors.
 """
 
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 VERDICTS = {0: "normal", 1: "anomalous", 2: "undecided"}
 
 
-def main(protocol: str, url: str, product: str, path: str) -> None:
+def main(protocol: str, url: str, model: str, product: str, path: str) -> None:
     """Send one encoded image and print every output of the wire contract."""
     if protocol == "grpc":
         import tritonclient.grpc as triton
@@ -30,7 +31,7 @@ def main(protocol: str, url: str, product: str, path: str) -> None:
     name.set_data_from_numpy(np.array([[product.encode()]], dtype=object))
 
     client = triton.InferenceServerClient(url)
-    result = client.infer("anomaly_dino_448", [image, name])
+    result = client.infer(model, [image, name])
 
     print(f"score {result.as_numpy('anomaly_score')[0, 0]:.6f}")
     print(f"threshold {result.as_numpy('threshold')[0, 0]:.6f}")
@@ -42,4 +43,6 @@ def main(protocol: str, url: str, product: str, path: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 6:
+        sys.exit("usage: plain_tritonclient.py grpc|http HOST:PORT MODEL PRODUCT IMAGE")
     main(*sys.argv[1:])

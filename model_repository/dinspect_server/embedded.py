@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -138,6 +139,8 @@ class EmbeddedTriton:
 
     def start(self) -> None:
         """Start the server and wait until every model is ready and answers rightly."""
+        if not self.repository.is_dir():
+            raise AssemblyError(f"there is no folder {self.repository}")
         if not (self.repository / RECORD_FILE).is_file():
             raise AssemblyError(
                 f"{self.repository} is no assembled repository; run: dinspect assemble"
@@ -180,27 +183,18 @@ class EmbeddedTriton:
 
     def stop(self) -> None:
         """End the server: requests in flight are finished, then it is made to exit."""
-        if self._supervisor is not None:
-            self._supervisor.stop()
-            self._supervisor = None
+        supervisor, self._supervisor = self._supervisor, None
         process, self._process = self._process, None
         try:
-            self._end(process)
+            if supervisor is not None:
+                supervisor.stop()
+            if process is not None:
+                _end(process)
+            for region in supervisor.shared_memory if supervisor else ():
+                region.unlink(missing_ok=True)
         finally:
             if self._lock is not None:
                 self._lock.close()
-
-    @staticmethod
-    def _end(process: subprocess.Popen[bytes] | None) -> None:
-        if process is None or process.poll() is not None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(EXIT_TIMEOUT_S + 5)
-        except subprocess.TimeoutExpired:
-            # Its stubs are in the same session and end with it.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
     def wait(self) -> int:
         """Block until the server ends by itself; returns its exit status."""
@@ -259,6 +253,18 @@ class EmbeddedTriton:
         return "\n".join([f"from {self.log_path}:", *telling_lines(lines)])
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a server with its stubs, in order if it still listens."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(EXIT_TIMEOUT_S + 5)
+    # What is left of its session: all of it after a timeout, busy stubs after a crash.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def grpc_client(url: str) -> Any:
     """A client that reaches a server of this machine whatever proxy the environment names."""
     import tritonclient.grpc as triton
@@ -275,7 +281,8 @@ def telling_lines(lines: list[str]) -> list[str]:
     inside_error = False
     for line in lines:
         if _LOG_PREFIX.match(line):
-            inside_error = line[0] in "EF"
+            # Without a GPU every start says so as an error.
+            inside_error = line[0] in "EF" and "CUDA" not in line
         if inside_error and line.strip() and not line.startswith(("|", "+")):
             errors.append(line)
     last = [line for line in lines if line.strip() and not line.startswith(("|", "+"))]

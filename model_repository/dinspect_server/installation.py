@@ -169,7 +169,7 @@ def free_ports(host: str, ports: Sequence[int]) -> list[int]:
             except OSError as error:
                 raise PortInUseError(
                     f"cannot listen on {host}:{port}: {error.strerror}; stop the other program or "
-                    "choose another port"
+                    "choose another port (--http-port, --grpc-port, --metrics-port)"
                 ) from error
             found.append(int(probe.getsockname()[1]))
         return found

@@ -34,6 +34,9 @@ class StubSupervisor(threading.Thread):
         server_pid: Process id of the server; all its models must be loaded.
         client: Connection to its gRPC endpoint, this thread's alone from now on.
         headers: Of every call.
+
+    Attributes:
+        shared_memory: Regions of all stubs seen, which a killed server does not remove.
     """
 
     def __init__(self, server_pid: int, client: Any, headers: Mapping[str, str]) -> None:
@@ -42,6 +45,7 @@ class StubSupervisor(threading.Thread):
         self._client = client
         self._headers = dict(headers)
         self._stopping = threading.Event()
+        self.shared_memory: set[Path] = set()
         self._expected = self._living()
         self._fallen: dict[str, _Reload] = {}
 
@@ -73,9 +77,10 @@ class StubSupervisor(threading.Thread):
                 command = process.cmdline()
             except psutil.NoSuchProcess:
                 continue
-            if len(command) > 1 and Path(command[0]).name == _STUB:
-                # <repository>/models/<model>/<version>/model.py
+            if len(command) > 2 and Path(command[0]).name == _STUB:
+                # <repository>/models/<model>/<version>/model.py, then the region's name
                 found.add(Path(command[1]).parents[1].name)
+                self.shared_memory.add(Path("/dev/shm") / Path(command[2]).name)
         return found
 
     def _bring_back(self, model: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 
 import numpy as np
@@ -170,11 +171,13 @@ def test_products_survive_a_restart_and_a_kill(artefacts_dir, images, split, tmp
         )
         process = psutil.Process(server.process_id)
         stubs = process.children()
+        regions = {stub.cmdline()[2].lstrip("/") for stub in stubs}
         process.send_signal(signal.SIGKILL)
         process.wait(10)
-        psutil.wait_procs(stubs, 10)
         del pending
         client.close()
+    assert not psutil.wait_procs(stubs, 3)[1]  # the busy one, too
+    assert not regions & set(os.listdir("/dev/shm"))
     with EmbeddedTriton(tmp_path) as server:
         client = triton.InferenceServerClient(server.grpc_url)
         assert [one["product"] for one in listed(client)] == ["kept"]

@@ -58,7 +58,7 @@ def test_plain_client_gets_every_output_for_a_jpeg(served, product, split, tmp_p
     path.write_bytes(jpeg(split.defective[0]))
     url = served.grpc_url if protocol == "grpc" else served.http_url
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE), protocol, url, product, str(path)],
+        [sys.executable, str(EXAMPLE), protocol, url, "anomaly_dino_448", product, str(path)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = done.stdout.splitlines()

@@ -19,7 +19,7 @@ from calibration import (
     rotations,
     threshold_at,
 )
-from image_preparation import backbone_pixels, decode_image, same_aspect
+from image_preparation import PATCH_SIZE, backbone_pixels, decode_image, same_aspect
 from image_score import top_fraction_mean
 from nearest_neighbours import CosineSearch, unit_vectors
 from refusals import InspectionRefused
@@ -137,6 +137,12 @@ class EnrolOptions:
             number = getattr(options, key)
             fits = isinstance(number, int) and not isinstance(number, bool) and number >= lowest
             _require(number is None or fits, key, f"an integer of at least {lowest}", number)
+        _require(
+            options.resolution is None or options.resolution % PATCH_SIZE == 0,
+            "resolution",
+            f"a multiple of the {PATCH_SIZE} px patch",
+            options.resolution,
+        )
         for key in ("operator", "session"):
             text = getattr(options, key)
             fits = isinstance(text, str) and len(text) <= _MAX_TEXT

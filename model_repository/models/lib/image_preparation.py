@@ -149,9 +149,9 @@ def backbone_pixels(image: NDArray[np.uint8], grid: tuple[int, int]) -> NDArray[
     if found != grid:
         raise InspectionRefused(
             f"the image is {width} x {height} px, whose aspect ratio gives {found[1]} x {found[0]} "
-            f"patches at {resolution} px; this model takes {grid[1]} x {grid[0]}. Use the model of "
-            f"size {PATCH_SIZE * found[0]}x{PATCH_SIZE * found[1]} (height x width), or have it "
-            "exported and assembled"
+            f"patches at {resolution} px; this model takes {grid[1]} x {grid[0]}. A product has "
+            f"one camera geometry; images like this one need a model of size "
+            f"{PATCH_SIZE * found[0]}x{PATCH_SIZE * found[1]} (height x width)"
         )
     resized_height, resized_width = resized_size((height, width), resolution)
     pixels: NDArray[np.uint8] = image

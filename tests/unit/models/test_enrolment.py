@@ -96,6 +96,7 @@ def test_another_geometry_is_refused_by_name():
         ({"threshold": -1}, r"in \[0, 2\]"),
         ({"threshold": "high"}, r"in \[0, 2\]"),
         ({"resolution": "448"}, "integer"),
+        ({"resolution": 450}, "a multiple of the 14 px patch"),
         ({"commit": 1}, "true or false"),
         ({"session": "x" * 201, "num_staged": 0}, "short string"),
         ({"session": "x"}, "num_staged"),
