@@ -160,7 +160,27 @@ def write_onnx(model: ExportableBackbone, path: Path) -> None:
             external_data=size_bytes > _PROTOBUF_LIMIT_BYTES,
             verbose=False,
         )
+    _strip_traces(path)
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def _strip_traces(path: Path) -> None:
+    """Remove the exporter's notes on where each node came from.
+
+    They hold paths of this machine, so the same weights exported in another folder would have
+    another hash, and every memory bank of the one would be refused by the other.
+    """
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    del model.metadata_props[:]
+    graph = model.graph
+    del graph.metadata_props[:]
+    graph.doc_string = ""
+    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    onnx.save(model, str(path))
 
 
 def check_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -39,6 +40,26 @@ def test_graph_takes_uint8_images_in_batches(artefacts_dir, torch_backbone):
     with torch.inference_mode():
         alone = torch_backbone(torch.from_numpy(batch[2:]))[0].numpy()
     assert max_cosine_distance(together[2:], alone) < 1e-5
+
+
+def test_graph_does_not_say_where_it_was_made(artefacts_dir):
+    """Else the same weights exported in another folder have another hash, and banks are refused."""
+    content = (artefacts_dir / "dinov2_vits14_448" / "model.onnx").read_bytes()
+    for trace in (b"stack_trace", str(Path.cwd()).encode(), b"site-packages"):
+        assert trace not in content
+
+
+def test_same_weights_give_the_same_file(artefacts_dir, split, tmp_path):
+    (again,) = export_backbone(
+        "packaged",
+        "dinov2_vits14",
+        [(32, 32)],
+        tmp_path,
+        check_images=split.enrolled[:1],
+        cache_dir=tmp_path,
+    )
+    first = read_artefact(artefacts_dir / "dinov2_vits14_448").manifest
+    assert again.manifest.onnx_sha256 == first.onnx_sha256
 
 
 def test_uint8_is_cast_before_it_is_transposed(artefacts_dir):
