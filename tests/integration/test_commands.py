@@ -95,7 +95,7 @@ def test_latency_is_measured_with_its_steps(served, folder):
     assert set(steps) == {"preprocess_448", "dinov2_vits14_448", "cosine_knn_448", "anomaly_map"}
     assert all(step["count"] == 12 for step in steps.values())
     total = sum(step["total"] for step in steps.values())
-    assert total == pytest.approx(report["latency_by_step_ms"]["client_mean"], rel=0.2)
+    assert total == pytest.approx(report["latency_by_step_ms"]["client_mean"], rel=0.5)
 
 
 class _Report(HTMLParser):
