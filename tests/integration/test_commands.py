@@ -35,6 +35,12 @@ def folder(split, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def product(served, folder):
+    run("dinspect", "enroll", "ready", folder / "good", "--url", served.grpc_url)
+    return "ready"
+
+
 def test_enrol_list_and_inspect(served, folder):
     environment = os.environ | {"DINSPECT_URL": served.grpc_url}
     done = run("dinspect", "enroll", "shell", folder / "good", "--json", env=environment)
@@ -63,10 +69,10 @@ def test_enrol_list_and_inspect(served, folder):
     assert answer["verdict"] in ("normal", "anomalous")
 
 
-def test_one_bad_image_does_not_stop_the_others(served, folder):
+def test_one_bad_image_does_not_stop_the_others(served, product, folder):
     (folder / "broken.png").write_bytes(b"not an image")
     done = run(
-        "dinspect", "inspect", "shell", folder / "broken.png", folder / "part.png", "--json",
+        "dinspect", "inspect", product, folder / "broken.png", folder / "part.png", "--json",
         "--no-overlay", "--url", served.grpc_url, status=2,
     )  # fmt: skip
     first, second = map(json.loads, done.stdout.splitlines())
@@ -83,9 +89,9 @@ def test_unreachable_server_is_status_3(folder):
     assert "127.0.0.1:9" in done.stdout
 
 
-def test_latency_is_measured_with_its_steps(served, folder):
+def test_latency_is_measured_with_its_steps(served, product, folder):
     done = run(
-        "bench-latency", folder / "good", "--product", "shell", "--url", served.grpc_url,
+        "bench-latency", folder / "good", "--product", product, "--url", served.grpc_url,
         "--samples", 12, "--warmup", 2, "--json",
     )  # fmt: skip
     report = json.loads(done.stdout)
