@@ -75,7 +75,8 @@ class EmbeddedTriton:
         endpoints: Where to listen.
         admin_key: Value of the header ``triton-grpc-protocol-admin-key`` (HTTP: ``admin-key``)
             without which models cannot be loaded or unloaded, since that is running code; a random
-            one, known to nobody else, when empty.
+            one when empty. It is on the server's command line, so whoever may list this machine's
+            processes can read it.
         log_path: The server's log; default ``<repository>/server.log``, the last one kept as
             ``server.log.1``.
 
@@ -187,11 +188,14 @@ class EmbeddedTriton:
         process, self._process = self._process, None
         try:
             if supervisor is not None:
-                supervisor.stop()
+                supervisor.stand_down()
             if process is not None:
                 _end(process)
-            for region in supervisor.shared_memory if supervisor else ():
-                region.unlink(missing_ok=True)
+            if supervisor is not None:
+                # Only now: a reload under way ends with the server and not at its own deadline.
+                supervisor.stop()
+                for region in supervisor.shared_memory:
+                    region.unlink(missing_ok=True)
         finally:
             if self._lock is not None:
                 self._lock.close()

@@ -49,6 +49,10 @@ class StubSupervisor(threading.Thread):
         self._expected = self._living()
         self._fallen: dict[str, _Reload] = {}
 
+    def stand_down(self) -> None:
+        """Begin no further reload; returns at once."""
+        self._stopping.set()
+
     def stop(self) -> None:
         """End the watch; returns when it has ended."""
         self._stopping.set()

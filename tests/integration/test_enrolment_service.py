@@ -111,7 +111,7 @@ def test_refused_part_ends_the_session(client, images):
         enroll(client, "half", [], session="s2", num_staged=3)
 
 
-def test_single_reference_calls_nothing_normal_but_itself(client, images, split):
+def test_single_reference_calls_nothing_normal(client, images, split):
     """Its rotations say what is surely anomalous; what is surely normal one image cannot say."""
     enroll(client, "single", images[:1])
     verdicts = [
