@@ -1,11 +1,11 @@
-"""DINOv2's vision transformer in plain PyTorch, with Meta's parameter names.
+"""The vision transformers of the table of variants in plain PyTorch, with Meta's parameter names.
 
-Two modules: `DinoVisionTransformer` is the published network, loadable strictly from Meta's state
-dict; `ExportableBackbone` wraps it for one input size, with everything a server should not have to
-know (normalisation, layout, position embedding, final LayerNorm) inside the graph.
+Two modules: `VisionTransformer` is the published network, loadable strictly from Meta's state dict;
+`ExportableBackbone` wraps it for one input size, with everything a server should not have to know
+(normalisation, layout, position embedding, final LayerNorm) inside the graph.
 
-Source: facebookresearch/dinov2 `models/vision_transformer.py`, `layers/`; the numerical agreement
-with it is what the tests check.
+Source: facebookresearch/dinov2 `models/vision_transformer.py`, `layers/`. The tests hold it to
+Hugging Face's implementation, which is independent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinspect_export.errors import InvalidGeometryError
-from dinspect_export.variants import IMAGENET_MEAN, IMAGENET_STD, BackboneVariant
+from dinspect_export.variants import BackboneVariant
 
 LAYER_NORM_EPS = 1e-6
 
@@ -89,24 +89,26 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with layer scale on both branches."""
+    """Pre-norm transformer block, with or without layer scale on both branches."""
 
     def __init__(self, variant: BackboneVariant) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(variant.dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(variant.dim, variant.num_heads)
-        self.ls1 = LayerScale(variant.dim)
+        self.ls1 = LayerScale(variant.dim) if variant.layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(variant.dim, eps=LAYER_NORM_EPS)
         self.mlp = SwiGlu(variant.dim) if variant.ffn == "swiglu" else Mlp(variant.dim)
-        self.ls2 = LayerScale(variant.dim)
+        self.ls2 = LayerScale(variant.dim) if variant.layer_scale else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x)))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
-class DinoVisionTransformer(nn.Module):
+class VisionTransformer(nn.Module):
     """The published network; its state dict has Meta's names and loads strictly.
+
+    Meta's mask token is left out: only pre-training uses it.
 
     Args:
         variant: Row of the table of variants.
@@ -119,7 +121,6 @@ class DinoVisionTransformer(nn.Module):
         self.variant = variant
         self.cls_token = nn.Parameter(torch.zeros(1, 1, variant.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + variant.pretrain_grid**2, variant.dim))
-        self.mask_token = nn.Parameter(torch.zeros(1, variant.dim))  # pre-training only
         if variant.num_registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, variant.num_registers, variant.dim))
         self.patch_embed = PatchEmbed(variant.dim, variant.patch_size)
@@ -205,7 +206,7 @@ class ExportableBackbone(nn.Module):
     pixel_shift: Tensor
 
     def __init__(
-        self, network: DinoVisionTransformer, grid: tuple[int, int], layers: Sequence[int]
+        self, network: VisionTransformer, grid: tuple[int, int], layers: Sequence[int]
     ) -> None:
         super().__init__()
         depth = len(network.blocks)
@@ -225,8 +226,9 @@ class ExportableBackbone(nn.Module):
         with torch.no_grad():
             embedding = network.position_embedding(grid).clone()
         self.register_buffer("baked_position_embedding", embedding)
-        # x / 255 - mean) / std folded into one multiply and one add per channel.
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        # (x / 255 - mean) / std folded into one multiply and one add per channel.
+        mean = torch.tensor(network.variant.pixel_mean)
+        std = torch.tensor(network.variant.pixel_std)
         self.register_buffer("pixel_scale", (1.0 / (255.0 * std)).reshape(1, 3, 1, 1))
         self.register_buffer("pixel_shift", (-mean / std).reshape(1, 3, 1, 1))
 

