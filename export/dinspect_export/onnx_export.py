@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import platform
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -33,10 +31,9 @@ from dinspect_export.manifest import (
     sha256_of_file,
     write_manifest,
 )
+from dinspect_export.onnx_graph import OPSET, patch_tokens_name, write_graph
 from dinspect_export.parity import max_cosine_distance
 
-OPSET = 18
-MAX_BATCH = 8
 PARITY_TOLERANCE = 1e-4
 """Largest per-patch cosine distance between ONNX Runtime and PyTorch in FP32."""
 _PROTOBUF_LIMIT_BYTES = 1_800_000_000
@@ -141,46 +138,16 @@ def write_onnx(model: ExportableBackbone, path: Path) -> None:
         model: The backbone for its input size.
         path: Target file; weights go beside it when they exceed what one ONNX file can hold.
     """
-    import onnx
-
     height, width = model.input_size
-    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     size_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    with _quiet_exporter():
-        torch.onnx.export(
-            model,
-            (example,),
-            str(path),
-            input_names=["pixels"],
-            output_names=_output_names(model),
-            dynamic_shapes=({0: batch},),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=size_bytes > _PROTOBUF_LIMIT_BYTES,
-            verbose=False,
-        )
-    _strip_traces(path)
-    onnx.checker.check_model(str(path), full_check=True)
-
-
-def _strip_traces(path: Path) -> None:
-    """Remove the exporter's notes on where each node came from.
-
-    They hold paths of this machine, so the same weights exported in another folder would have
-    another hash, and every memory bank of the one would be refused by the other.
-    """
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    del model.metadata_props[:]
-    graph = model.graph
-    del graph.metadata_props[:]
-    graph.doc_string = ""
-    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
-    onnx.save(model, str(path))
+    write_graph(
+        model,
+        [torch.zeros(2, height, width, 3, dtype=torch.uint8)],
+        path,
+        input_names=["pixels"],
+        output_names=_output_names(model),
+        external_data=size_bytes > _PROTOBUF_LIMIT_BYTES,
+    )
 
 
 def check_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -203,7 +170,7 @@ def check_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _output_names(model: ExportableBackbone) -> list[str]:
-    return [f"patch_tokens_{layer}" for layer in model.layers]
+    return [patch_tokens_name(layer) for layer in model.layers]
 
 
 def _run_pytorch(
@@ -246,21 +213,6 @@ def _staged_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence the exporter's notes about packages it can do without and its own deprecations."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        registration.setLevel(level)
 
 
 def _versions() -> dict[str, Any]:
