@@ -41,16 +41,16 @@ def split(cells):
 @pytest.fixture(scope="session")
 def artefacts_dir(split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged ViT-S/14, exported at 448 x 448 and at 448 x 588 and checked on a real image."""
-    from dinspect_export.onnx_export import export_backbone
+    from dinspect_export.check_images import CheckImages
+    from dinspect_export.onnx_export import export_backbones
+    from dinspect_export.weights_location import Weights
 
     folder = tmp_path_factory.mktemp("artefacts")
-    export_backbone(
-        "packaged",
-        "dinov2_vits14",
+    export_backbones(
+        Weights("packaged", "dinov2_vits14", folder / "weights"),
         [(32, 32), (32, 42)],
         folder,
-        check_images=split.enrolled[:1],
-        cache_dir=folder / "weights",
+        check=CheckImages(images=tuple(split.enrolled[:1])),
     )
     return folder
 

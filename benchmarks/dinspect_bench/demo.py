@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from dinspect_client import InspectionClient
     from dinspect_client.results import Inspection
-    from dinspect_export.manifest import Artefact
+    from dinspect_export.manifest import Artefact, BackboneManifest
 
 PRODUCT = "solar-mono"
 WEIGHTS = "packaged"
@@ -116,19 +116,21 @@ def repository_of(settings: DemoSettings) -> Path:
     return settings.output / "model_repository"
 
 
-def _prepare(settings: DemoSettings, split: DemoSplit, stages: Stages) -> Artefact:
-    from dinspect_export.onnx_export import export_backbone
+def _prepare(
+    settings: DemoSettings, split: DemoSplit, stages: Stages
+) -> Artefact[BackboneManifest]:
+    from dinspect_export.check_images import CheckImages
+    from dinspect_export.onnx_export import export_backbones
+    from dinspect_export.weights_location import Weights
     from dinspect_server.assemble import assemble
 
     artefacts_dir = settings.build / "demo"
     with stages.stage("export", f"exporting {VARIANT} to ONNX and comparing it with PyTorch"):
-        artefacts = export_backbone(
-            WEIGHTS,
-            VARIANT,
+        artefacts = export_backbones(
+            Weights(WEIGHTS, VARIANT, settings.build / "weights"),
             [GRID],
             artefacts_dir,
-            check_images=[split.enrolled[0]],
-            cache_dir=settings.build / "weights",
+            check=CheckImages(images=(split.enrolled[0],)),
         )
     with stages.stage("assemble", "assembling the model repository"):
         assemble(artefacts_dir, repository_of(settings))
@@ -249,7 +251,7 @@ def _runtime(grpc_url: str, latency: SingleStreamRun) -> dict[str, str]:
     return runtime_in_force(grpc_url, latency.server.backbone().name)
 
 
-def _provenance(artefact: Artefact, served: Served, stages: Stages) -> Provenance:
+def _provenance(artefact: Artefact[BackboneManifest], served: Served, stages: Stages) -> Provenance:
     manifest = artefact.manifest
     return Provenance(
         created=datetime.now(timezone.utc),

@@ -94,10 +94,10 @@ class Block(nn.Module):
     def __init__(self, variant: BackboneVariant) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(variant.dim, eps=LAYER_NORM_EPS)
-        self.attn = Attention(variant.dim, variant.num_heads)
+        self.attn: nn.Module = Attention(variant.dim, variant.num_heads)
         self.ls1 = LayerScale(variant.dim) if variant.layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(variant.dim, eps=LAYER_NORM_EPS)
-        self.mlp = SwiGlu(variant.dim) if variant.ffn == "swiglu" else Mlp(variant.dim)
+        self.mlp: nn.Module = SwiGlu(variant.dim) if variant.ffn == "swiglu" else Mlp(variant.dim)
         self.ls2 = LayerScale(variant.dim) if variant.layer_scale else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + variant.pretrain_grid**2, variant.dim))
         if variant.num_registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, variant.num_registers, variant.dim))
-        self.patch_embed = PatchEmbed(variant.dim, variant.patch_size)
+        self.patch_embed: nn.Module = PatchEmbed(variant.dim, variant.patch_size)
         self.blocks = nn.ModuleList(
             Block(variant) for _ in range(variant.depth if depth is None else depth)
         )

@@ -1,12 +1,20 @@
-"""The ``dinspect export`` command. Heavy imports wait until it runs."""
+"""The commands ``dinspect export``, ``build`` and ``verify``. Heavy imports wait until they run."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dinspect_export.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from dinspect_export.build import Outcome
+    from dinspect_export.verify import Verdict
+
+_NO = 1
 
 
 class ExportCommand:
@@ -19,52 +27,199 @@ class ExportCommand:
         parser.add_argument(
             "--weights",
             default="meta",
-            help="'meta' (downloaded once), a .pth file, or 'packaged' (demo and tests only)",
+            help="'meta' (downloaded once), a .pth or .safetensors file, a folder in Hugging "
+            "Face's layout, or 'packaged' (demo and tests only)",
         )
         parser.add_argument("--backbone", default="dinov2_vits14", choices=sorted(VARIANTS))
         parser.add_argument(
             "--size",
             action="append",
             metavar="448|448x588",
-            help="input size in pixels, height x width, multiples of 14; repeatable (default 448)",
+            help="input size in pixels, height x width, multiples of the patch; repeatable "
+            "(default 448)",
         )
         parser.add_argument(
-            "--layers", type=int, nargs="+", help="blocks whose tokens to put out (default: last)"
+            "--layers",
+            type=int,
+            nargs="+",
+            help="blocks whose tokens to put out (default: 8 and 12 of 12, 16 and 24 of 24, "
+            "27 and 40 of 40)",
         )
+        parser.add_argument("--precision", choices=["fp32", "fp16"], nargs="+", default=["fp32"])
         parser.add_argument(
             "--check-images",
-            type=Path,
             nargs="+",
             required=True,
-            help="real images on which ONNX Runtime must agree with PyTorch",
+            metavar="IMAGE",
+            help="real images, folders or globs on which ONNX Runtime must agree with PyTorch",
+        )
+        parser.add_argument(
+            "--check-references",
+            nargs="+",
+            default=[],
+            metavar="IMAGE",
+            help="two or more good images to enrol, so that image scores are compared too",
         )
         parser.add_argument("--output-dir", type=Path, default=Path("build/artefacts"))
         parser.add_argument("--cache-dir", type=Path, default=Path("build/weights"))
         parser.add_argument("--json", action="store_true", help="print the manifests as JSON")
 
     def run(self, args: argparse.Namespace) -> int:
-        """Export and report; see `onnx_export.export_backbone` for the errors."""
+        """Export and report; see `onnx_export.export_backbones` for the errors."""
+        from dinspect_export.check_images import CheckImages, find_images
         from dinspect_export.geometry import grid_from_size
-        from dinspect_export.onnx_export import export_backbone
+        from dinspect_export.onnx_export import export_backbones
+        from dinspect_export.weights_location import Weights
 
         patch_size = VARIANTS[args.backbone].patch_size
-        artefacts = export_backbone(
-            args.weights,
-            args.backbone,
+        artefacts = export_backbones(
+            Weights(args.weights, args.backbone, args.cache_dir),
             [grid_from_size(size, patch_size) for size in args.size or ["448"]],
             args.output_dir,
-            check_images=args.check_images,
-            cache_dir=args.cache_dir,
+            check=CheckImages(
+                find_images(args.check_images, Path()), find_images(args.check_references, Path())
+            ),
             layers=args.layers,
+            precisions=tuple(args.precision),
         )
         if args.json:
             print(json.dumps([artefact.manifest.to_dict() for artefact in artefacts], indent=2))
-        else:
-            for artefact in artefacts:
-                manifest = artefact.manifest
-                print(
-                    f"{artefact.path}: weights {manifest.weights_sha256[:12]}, "
-                    f"onnx {manifest.onnx_sha256[:12]}, worst patch "
-                    f"{manifest.max_cosine_distance:.1e} (allowed {manifest.tolerance:.0e})"
-                )
+            return 0
+        for artefact in artefacts:
+            manifest = artefact.manifest
+            print(
+                f"{artefact.path}: weights {manifest.weights_sha256[:12]}, "
+                f"onnx {manifest.onnx_sha256[:12]}, {_figures(manifest.proof[0])}"
+            )
         return 0
+
+
+class BuildCommand:
+    """Everything ``engines.toml`` describes, made where it is not current."""
+
+    help = "make the graphs and engines that engines.toml describes, where they are not current"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+        _add_description(parser)
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument(
+            "--check", action="store_true", help="only tell what is stale; exit 1 if anything is"
+        )
+        what.add_argument("--force", action="store_true", help="make everything, current or not")
+        what.add_argument(
+            "--cache-key",
+            action="store_true",
+            help="only print one digest over everything the artefacts depend on",
+        )
+        parser.add_argument("--json", action="store_true", help="print the outcomes as JSON")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Build, check or print the key; see `build` for the errors."""
+        from dinspect_export.build import build, cache_key, check
+        from dinspect_export.description import read_description
+
+        description = read_description(args.description)
+        if args.cache_key:
+            print(cache_key(description))
+            return 0
+        found = []
+        for outcome in check(description) if args.check else build(description, force=args.force):
+            found.append(outcome)
+            if not args.json:
+                print(_outcome_line(outcome), flush=True)
+        if args.json:
+            print(json.dumps([_outcome_record(outcome) for outcome in found], indent=2))
+        return _NO if any(outcome.action == "stale" for outcome in found) else 0
+
+
+class VerifyCommand:
+    """Every runtime against PyTorch, on real images."""
+
+    help = "hold every runtime of what was built, and a server, against PyTorch on real images"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+        _add_description(parser)
+        parser.add_argument(
+            "--images", nargs="+", metavar="IMAGE", help="instead of the description's [check]"
+        )
+        parser.add_argument(
+            "--references",
+            nargs="+",
+            metavar="IMAGE",
+            help="good images to enrol; needed with --images to compare scores",
+        )
+        parser.add_argument(
+            "--server", metavar="HOST:PORT", help="gRPC address of a Triton server to compare too"
+        )
+        parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Compare and report; exit 1 if a tolerance is not kept."""
+        from dinspect_export.check_images import CheckImages, find_images
+        from dinspect_export.description import read_description
+        from dinspect_export.verify import verify
+
+        images = None
+        if args.images:
+            images = CheckImages(
+                find_images(args.images, Path()), find_images(args.references or [], Path())
+            )
+        verdicts = []
+        description = read_description(args.description)
+        for verdict in verify(description, check=images, server_url=args.server):
+            verdicts.append(verdict)
+            if not args.json:
+                print(_verdict_line(verdict), flush=True)
+        if args.json:
+            print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
+        return _NO if any(verdict.failures for verdict in verdicts) else 0
+
+
+def _add_description(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "description",
+        type=Path,
+        nargs="?",
+        default=Path("engines.toml"),
+        help="what to build (default engines.toml); see docs/engines.md",
+    )
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    line = f"{outcome.action:8} {outcome.name}"
+    if outcome.action == "current":
+        return line
+    reasons = "; ".join(outcome.reasons)
+    if outcome.manifest is None:
+        return f"{line}: {reasons}"
+    proof = outcome.manifest.to_dict()["proof"]
+    figures = "; ".join(map(_figures, proof)) or "not run here: no GPU"
+    return f"{line} in {outcome.elapsed_s:.0f} s ({reasons}): {figures}"
+
+
+def _outcome_record(outcome: Outcome) -> dict[str, object]:
+    record = asdict(outcome)
+    record["manifest"] = None if outcome.manifest is None else outcome.manifest.to_dict()
+    return record
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    where = f"{verdict.artefact} by {verdict.runtime}"
+    if verdict.agreement is None:
+        return f"not run  {where}: {verdict.not_run}"
+    figures = _figures(verdict.agreement.to_dict())
+    if verdict.failures:
+        return f"FAILED   {where}: {'; '.join(verdict.failures)} ({figures})"
+    return f"agrees   {where}: {figures}"
+
+
+def _figures(proof: dict[str, float | None]) -> str:
+    text = f"worst patch cosine {proof['min_patch_cosine']:.6f}"
+    if proof["max_score_change"] is None:
+        return f"{text} over {proof['images']} images"
+    return (
+        f"{text}, largest score change {proof['max_score_change']:.3%}, "
+        f"{proof['verdict_flips']} verdict flips over {proof['images']} images"
+    )

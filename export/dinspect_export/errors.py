@@ -5,6 +5,10 @@ ExportError
 ├── CheckpointError         weights missing, unreadable, incomplete or of another variant
 ├── MissingDependencyError  an optional package is not installed
 ├── InvalidGeometryError    a grid or resolution that does not fit the patch size
+├── DescriptionError        engines.toml says something impossible
+├── StorageError            a file or folder cannot be written
+├── EngineError             TensorRT refuses a graph or an option
+├── RuntimeUnavailableError a runtime or a server that was asked for cannot be reached
 ├── ManifestError           an artefact is incomplete or not what its manifest says
 └── ParityError             an artefact does not compute what PyTorch computes
 
@@ -35,6 +39,22 @@ class MissingDependencyError(ExportError):
 
 class InvalidGeometryError(ExportError):
     """The requested input size does not fit the backbone's patch size."""
+
+
+class DescriptionError(ExportError):
+    """The description of what to build is unreadable or contradicts itself."""
+
+
+class StorageError(ExportError):
+    """An artefact cannot be written; nothing of it was left behind."""
+
+
+class EngineError(ExportError):
+    """TensorRT cannot build an engine; the message carries what it said."""
+
+
+class RuntimeUnavailableError(ExportError):
+    """A runtime, a GPU or a server that was asked for by name is not there."""
 
 
 class ManifestError(ExportError):

@@ -15,13 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-OPSET = 18
-MAX_BATCH = 8
+from dinspect_export.recipes import DEFAULT_BATCH, OPSET
 
-
-def patch_tokens_name(layer: int) -> str:
-    """Name of the tensor that carries the patch tokens of a one-based block, in every graph."""
-    return f"patch_tokens_{layer}"
+_ONE_FILE_LIMIT_BYTES = 1_800_000_000
 
 
 def write_graph(
@@ -32,41 +28,44 @@ def write_graph(
     input_names: Sequence[str],
     output_names: Sequence[str],
     opset: int = OPSET,
-    max_batch: int = MAX_BATCH,
-    external_data: bool = False,
+    batch: tuple[int, int] = DEFAULT_BATCH,
 ) -> None:
     """Export a module whose inputs and outputs all count the batch in their first dimension.
 
     Args:
         model: The module, in evaluation mode; its precision is the graph's.
-        example_inputs: One tensor per input. The first dimension becomes dynamic and must hold at
-            least 2 items, or the exporter takes the batch for a constant; the others stay as given.
+        example_inputs: One tensor per input, of one item; its shape but the first dimension and
+            its type are the graph's.
         path: Target file.
         input_names: Names of the graph's inputs, as many as ``example_inputs``.
         output_names: Names of the graph's outputs.
         opset: ONNX operator set.
-        max_batch: Largest batch the graph is exported for; the smallest is 1.
-        external_data: Whether the weights go into a file of their own beside ``path``, which they
-            must when they exceed the 2 GB that one ONNX file can hold.
+        batch: Smallest and largest batch the graph takes; equal for a fixed one.
 
     Raises:
         onnx.checker.ValidationError: If the exporter wrote an invalid graph.
     """
     import onnx
 
-    batch = torch.export.Dim("batch", min=1, max=max_batch)
+    smallest, largest = batch
+    dynamic = (
+        {0: torch.export.Dim("batch", min=smallest, max=largest)} if smallest < largest else {}
+    )
+    # A dynamic batch needs an example of two or more: the exporter takes one for a constant.
+    items = min(smallest + 1, largest)
+    size_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     with _quiet_exporter():
         torch.onnx.export(
             model,
-            # Copies, because the exporter takes one tensor given twice for one input used twice.
-            tuple(tensor.clone() for tensor in example_inputs),
+            tuple(tensor.expand(items, *tensor.shape[1:]).clone() for tensor in example_inputs),
             str(path),
             input_names=list(input_names),
             output_names=list(output_names),
-            dynamic_shapes=tuple({0: batch} for _ in example_inputs),
+            dynamic_shapes=tuple(dynamic for _ in example_inputs),
             opset_version=opset,
             dynamo=True,
-            external_data=external_data,
+            # One ONNX file holds 2 GB; the weights of larger models go into a file beside it.
+            external_data=size_bytes > _ONE_FILE_LIMIT_BYTES,
             verbose=False,
         )
     _strip_traces(path)

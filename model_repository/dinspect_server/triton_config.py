@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from dinspect_client import wire
-from dinspect_export.manifest import MODEL_FILE
+from dinspect_export.manifest import ENGINE_FILE, MODEL_FILE
 
 MAX_BATCH = 8
 MAX_QUEUE_SIZE = 256
@@ -106,12 +106,20 @@ def backbone_config(
     )
 
 
-def native_backbone_config(backbone: BackboneModel, onnx_sha256: str) -> pb.ModelConfig:
-    """The same, run by Triton's own ONNX Runtime backend: on a GPU where the server has one."""
+def native_backbone_config(
+    backbone: BackboneModel, onnx_sha256: str, backend: str
+) -> pb.ModelConfig:
+    """The same, run by a backend of Triton's own, on a GPU where the server has one.
+
+    Args:
+        backbone: The backbone.
+        onnx_sha256: Digest of the graph, also where its engine is what runs.
+        backend: ``onnxruntime`` or ``tensorrt``.
+    """
     config = pb.ModelConfig(
         name=backbone.name,
-        backend="onnxruntime",
-        default_model_filename=MODEL_FILE,
+        backend=backend,
+        default_model_filename=ENGINE_FILE if backend == "tensorrt" else MODEL_FILE,
         max_batch_size=MAX_BATCH,
         input=[_input(_pixels_spec(backbone))],
         output=[_output(tokens_spec(backbone, layer)) for layer in backbone.layers],

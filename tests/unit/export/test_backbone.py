@@ -26,7 +26,7 @@ def test_tokens_equal_an_independent_graph_of_the_same_weights(torch_backbone, s
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    from dinspect_export.onnx_export import check_pixels
+    from dinspect_export.check_images import check_pixels
 
     pixels = check_pixels(split.enrolled[0], (224, 224))[None]
     normalised = (pixels / 255.0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)

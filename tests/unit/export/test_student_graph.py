@@ -13,8 +13,9 @@ from onnx import TensorProto
 from reference import l2bt_reference as reference
 
 from dinspect_export.backbone import ExportableBackbone
+from dinspect_export.check_images import check_pixels
+from dinspect_export.engine import EngineOptions, build_engine
 from dinspect_export.errors import CheckpointError, InvalidGeometryError
-from dinspect_export.onnx_export import check_pixels
 from dinspect_export.onnx_graph import write_graph
 from dinspect_export.student_files import save_students
 from dinspect_export.students import (
@@ -276,41 +277,15 @@ def test_one_example_given_twice_stays_two_inputs(tmp_path):
     assert session.run(None, {"a": a, "b": b})[0].tolist() == [[1.0, 1.0, 1.0]]
 
 
-@pytest.fixture(scope="module")
-def tensorrt_logger():
-    """One for all: TensorRT keeps the first of a process and warns of every other."""
-    trt = pytest.importorskip("tensorrt_rtx")
-    return trt.Logger(trt.Logger.WARNING)
-
-
 @pytest.mark.parametrize("half", [False, True])
-def test_tensorrt_parses_and_builds_the_graph(graphs, half, tensorrt_logger):
-    import tensorrt_rtx as trt
-
-    builder = trt.Builder(tensorrt_logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, tensorrt_logger)
-    parsed = parser.parse_from_file(str(graphs[half]))
-    assert parsed, [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    assert network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    products = [layer for layer in layers if layer.type == trt.LayerType.MATRIX_MULTIPLY]
-    assert len(products) == 6
-    assert {layer.get_output(0).dtype for layer in products} == {
-        trt.float16 if half else trt.float32
-    }
-    sums = [layer for layer in layers if layer.type == trt.LayerType.REDUCE]
-    assert {layer.get_output(0).dtype for layer in sums} == {trt.float32}
-    ends = [network.get_input(0), network.get_input(1), network.get_output(0)]
-    assert [tensor.dtype for tensor in ends] == [trt.float32] * 3
-
-    config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        shapes = [(batch, 1024, 384) for batch in (1, 4, 8)]
-        profile.set_shape(network.get_input(index).name, *shapes)
-    config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
-    assert engine is not None
-    assert engine.nbytes > sum(path.stat().st_size for path in [graphs[half]])
+def test_tensorrt_parses_and_builds_the_graph(graphs, half):
+    pytest.importorskip("tensorrt_rtx")
+    engine = build_engine(graphs[half], EngineOptions("tensorrt-rtx"))
+    products, others = ("HALF", "FLOAT") if half else ("FLOAT", "HALF")
+    assert engine.layers[f"MATRIX_MULTIPLY {products}"] == 6
+    assert f"MATRIX_MULTIPLY {others}" not in engine.layers
+    assert "REDUCE FLOAT" in engine.layers
+    assert "REDUCE HALF" not in engine.layers
+    shapes = [[batch, 1024, 384] for batch in (1, 4, 8)]
+    assert engine.profile == {"patch_tokens_8": shapes, "patch_tokens_12": shapes}
+    assert len(engine.plan) > graphs[half].stat().st_size

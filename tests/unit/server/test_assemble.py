@@ -147,7 +147,7 @@ def test_damaged_artefact_leaves_the_repository_alone(artefacts_dir, tmp_path):
     assemble(tmp_path / "artefacts", tmp_path / "repository")
     before = sorted(tmp_path.glob("repository/models/*"))
     (tmp_path / "artefacts" / "a" / "model.onnx").write_bytes(b"")
-    with pytest.raises(ManifestError, match="export again"):
+    with pytest.raises(ManifestError, match="build it again"):
         assemble(tmp_path / "artefacts", tmp_path / "repository")
     assert sorted(tmp_path.glob("repository/models/*")) == before
 

@@ -1,0 +1,98 @@
+"""The incremental build: make what ``engines.toml`` describes and is not there, or not current.
+
+Graphs are made of weights, engines of graphs. An artefact is current when its files are whole and
+its recipe would be the same today. An engine depends on its graph's bytes, not on how they came
+about: a graph that is exported again and comes out the same leaves its engines current.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dinspect_export.artefact_store import exclusive
+from dinspect_export.build_plan import BackboneItem, EngineItem, Item, Plan
+from dinspect_export.description import Description
+from dinspect_export.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one artefact.
+
+    Attributes:
+        name: The artefact.
+        action: ``current``, ``stale`` (only told) or ``built``.
+        reasons: Why it is or was stale.
+        elapsed_s: Seconds it took to make.
+        manifest: Its record; None while it is stale.
+    """
+
+    name: str
+    action: str
+    reasons: list[str] = field(default_factory=list)
+    elapsed_s: float = 0.0
+    manifest: Manifest | None = None
+
+
+def build(description: Description, *, force: bool = False) -> Iterator[Outcome]:
+    """Make what is stale, in order, and tell of each artefact as it is done.
+
+    Args:
+        description: What to make.
+        force: Make everything, current or not.
+
+    Raises:
+        ExportError: At the first artefact that cannot be made; those before it are kept.
+    """
+    with exclusive(description.output_dir):
+        for item in Plan(description, download=True).items:
+            reasons = ["forced"] if force else item.stale_reasons()
+            if not reasons:
+                yield Outcome(item.name, "current", manifest=item.manifest)
+                continue
+            started = time.monotonic()
+            manifest = item.make()
+            yield Outcome(item.name, "built", reasons, time.monotonic() - started, manifest)
+
+
+def check(description: Description) -> Iterator[Outcome]:
+    """Tell of each artefact whether it is current; nothing is written and nothing is downloaded.
+
+    Raises:
+        ExportError: If the description, the weights or the images cannot be used.
+    """
+    stale: set[str] = set()
+    for item in Plan(description, download=False).items:
+        if isinstance(item, EngineItem) and item.graph.name in stale:
+            reasons = [f"its graph {item.graph.name} is stale"]
+        else:
+            reasons = item.stale_reasons()
+        if reasons:
+            stale.add(item.name)
+        yield Outcome(
+            item.name, "stale" if reasons else "current", reasons,
+            manifest=None if reasons else item.manifest,
+        )  # fmt: skip
+
+
+def cache_key(description: Description) -> str:
+    """One digest over everything the artefacts depend on, to name a cache of them by.
+
+    Meta's weights are fetched for it if they are not there.
+
+    Raises:
+        ExportError: If the description, the weights or the images cannot be used.
+    """
+    recipes = [_recipe_without_results(item) for item in Plan(description, download=True).items]
+    return hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest()
+
+
+def _recipe_without_results(item: Item) -> dict[str, object]:
+    """A recipe from what is known before anything is built: an engine's graph is not, yet."""
+    if isinstance(item, BackboneItem):
+        return item.recipe.to_dict()
+    return item.recipe_of(item.graph.unbuilt).to_dict()

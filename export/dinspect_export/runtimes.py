@@ -1,0 +1,190 @@
+"""Everything that can run a backbone, behind one method, to be held against PyTorch.
+
+Each runner takes ``(B, H, W, 3)`` uint8 pixels and gives ``{"patch_tokens_<layer>": (B, N, D)
+float32}``. Each imports its runtime only when it is made.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinspect_export.errors import MissingDependencyError, RuntimeUnavailableError
+from dinspect_export.gpu import require_gpu
+from dinspect_export.recipes import patch_tokens_name
+
+if TYPE_CHECKING:
+    from dinspect_export.backbone import ExportableBackbone
+
+Tokens = dict[str, NDArray[np.float32]]
+PIXELS = "pixels"
+_SERVER_TIMEOUT_S = 300.0
+
+
+class Runner(Protocol):
+    """A backbone ready to run.
+
+    Attributes:
+        name: The runtime, e.g. ``onnxruntime``.
+    """
+
+    name: str
+
+    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
+        """Patch tokens of a batch of images."""
+
+
+class PyTorchRunner:
+    """The exportable backbone itself, in FP32: the truth the others are held to."""
+
+    name = "pytorch"
+
+    def __init__(self, model: ExportableBackbone) -> None:
+        self._model = model
+
+    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
+        """Patch tokens of a batch of images."""
+        import torch
+
+        with torch.inference_mode():
+            outputs = self._model(torch.from_numpy(pixels))
+        names = map(patch_tokens_name, self._model.layers)
+        return {name: tokens.numpy() for name, tokens in zip(names, outputs, strict=True)}
+
+
+class OnnxRuntimeRunner:
+    """ONNX Runtime on the CPU; half precision is run as the graph says.
+
+    Args:
+        model: The ONNX file.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, model: Path) -> None:
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
+        """Patch tokens of a batch of images."""
+        outputs = self._session.run(self._names, {PIXELS: pixels})
+        return dict(zip(self._names, outputs, strict=True))
+
+
+class OpenVinoRunner:
+    """OpenVINO on the CPU.
+
+    Args:
+        model: The ONNX file.
+        precision: ``f32``, or ``f16``, in which OpenVINO itself runs what it can.
+
+    Raises:
+        MissingDependencyError: If OpenVINO is not installed.
+    """
+
+    def __init__(self, model: Path, precision: str) -> None:
+        if importlib.util.find_spec("openvino") is None:
+            raise MissingDependencyError("OpenVINO is not installed; run: pip install openvino")
+        import openvino
+
+        self.name = f"openvino {precision}"
+        core = openvino.Core()
+        self._compiled = core.compile_model(
+            core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": precision}
+        )
+
+    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
+        """Patch tokens of a batch of images."""
+        result = self._compiled({PIXELS: pixels})
+        return {output.get_any_name(): result[output].copy() for output in self._compiled.outputs}
+
+
+class EngineRunner:
+    """A TensorRT engine on the GPU, through Polygraphy.
+
+    Args:
+        plan: The engine file.
+        target: ``tensorrt`` or ``tensorrt-rtx``.
+
+    Raises:
+        RuntimeUnavailableError: If there is no GPU, or the engine cannot be loaded on it.
+        MissingDependencyError: If Polygraphy is not installed.
+    """
+
+    def __init__(self, plan: Path, target: str) -> None:
+        require_gpu(f"{target} engines")
+        if importlib.util.find_spec("polygraphy") is None:
+            raise MissingDependencyError("Polygraphy is not installed; run: pip install polygraphy")
+        # Polygraphy reads this when it is first imported; it has no other switch.
+        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if target == "tensorrt-rtx" else "0"
+        from polygraphy.backend.common import BytesFromPath
+        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
+        from polygraphy.exception import PolygraphyException
+
+        self.name = target
+        self._runner: Any = TrtRunner(EngineFromBytes(BytesFromPath(str(plan))))
+        try:
+            self._runner.activate()
+        except PolygraphyException as error:
+            raise RuntimeUnavailableError(
+                f"{plan} cannot be loaded on this GPU: {error}"
+            ) from error
+
+    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
+        """Patch tokens of a batch of images."""
+        return dict(self._runner.infer({PIXELS: pixels}))  # copied: buffers are used again
+
+
+class ServedRunner:
+    """A backbone model on a Triton server, over gRPC.
+
+    Args:
+        url: ``host:port`` of the server's gRPC endpoint.
+        model: Name of the backbone's model, which is its artefact's.
+        layers: Tapped blocks.
+
+    Raises:
+        RuntimeUnavailableError: If the server cannot be reached or does not serve the model.
+    """
+
+    def __init__(self, url: str, model: str, layers: Sequence[int]) -> None:
+        import tritonclient.grpc as triton
+
+        self.name = "served"
+        self._model, self._names = model, [patch_tokens_name(layer) for layer in layers]
+        self._client = triton.InferenceServerClient(url)
+        try:
+            ready = self._client.is_model_ready(model)
+        except triton.InferenceServerException as error:
+            raise RuntimeUnavailableError(
+                f"no Triton server at {url}: {error.message()}"
+            ) from error
+        if not ready:
+            raise RuntimeUnavailableError(f"the server at {url} does not serve {model}")
+
+    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
+        """Patch tokens of a batch of images."""
+        import tritonclient.grpc as triton
+
+        tensor = triton.InferInput(PIXELS, list(pixels.shape), "UINT8")
+        tensor.set_data_from_numpy(pixels)
+        try:
+            answer = self._client.infer(
+                self._model,
+                [tensor],
+                outputs=[triton.InferRequestedOutput(name) for name in self._names],
+                client_timeout=_SERVER_TIMEOUT_S,
+            )
+        except triton.InferenceServerException as error:
+            raise RuntimeUnavailableError(
+                f"the server refused to run {self._model}: {error.message()}"
+            ) from error
+        return {name: answer.as_numpy(name) for name in self._names}
