@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dinspect_export.artefact_store import exclusive
-from dinspect_export.build_plan import BackboneItem, EngineItem, Item, Plan
+from dinspect_export.build_items import EngineItem
+from dinspect_export.build_plan import Plan
 from dinspect_export.description import Description
-from dinspect_export.manifest import Manifest
+from dinspect_export.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def build(description: Description, *, force: bool = False) -> Iterator[Outcome]
         for item in Plan(description, download=True).items:
             reasons = ["forced"] if force else item.stale_reasons()
             if not reasons:
-                yield Outcome(item.name, "current", manifest=item.manifest)
+                yield Outcome(item.name, "current", manifest=read_manifest(item.path))
                 continue
             started = time.monotonic()
             manifest = item.make()
@@ -75,7 +76,7 @@ def check(description: Description) -> Iterator[Outcome]:
             stale.add(item.name)
         yield Outcome(
             item.name, "stale" if reasons else "current", reasons,
-            manifest=None if reasons else item.manifest,
+            manifest=None if reasons else read_manifest(item.path),
         )  # fmt: skip
 
 
@@ -87,12 +88,6 @@ def cache_key(description: Description) -> str:
     Raises:
         ExportError: If the description, the weights or the images cannot be used.
     """
-    recipes = [_recipe_without_results(item) for item in Plan(description, download=True).items]
+    plan = Plan(description, download=True)
+    recipes = [item.recipe.to_dict() for item in plan.items]
     return hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest()
-
-
-def _recipe_without_results(item: Item) -> dict[str, object]:
-    """A recipe from what is known before anything is built: an engine's graph is not, yet."""
-    if isinstance(item, BackboneItem):
-        return item.recipe.to_dict()
-    return item.recipe_of(item.graph.unbuilt).to_dict()

@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dinspect_export.variants import VARIANTS
 
@@ -174,7 +174,7 @@ class VerifyCommand:
                 print(_verdict_line(verdict), flush=True)
         if args.json:
             print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
-        return _NO if any(verdict.failures for verdict in verdicts) else 0
+        return _NO if any(verdict.proof and verdict.proof.failures for verdict in verdicts) else 0
 
 
 def _add_description(parser: argparse.ArgumentParser) -> None:
@@ -207,15 +207,20 @@ def _outcome_record(outcome: Outcome) -> dict[str, object]:
 
 def _verdict_line(verdict: Verdict) -> str:
     where = f"{verdict.artefact} by {verdict.runtime}"
-    if verdict.agreement is None:
+    if verdict.proof is None:
         return f"not run  {where}: {verdict.not_run}"
-    figures = _figures(verdict.agreement.to_dict())
-    if verdict.failures:
-        return f"FAILED   {where}: {'; '.join(verdict.failures)} ({figures})"
+    figures = _figures(verdict.proof.figures)
+    if verdict.proof.failures:
+        return f"FAILED   {where}: {'; '.join(verdict.proof.failures)} ({figures})"
     return f"agrees   {where}: {figures}"
 
 
-def _figures(proof: dict[str, float | None]) -> str:
+def _figures(proof: dict[str, Any]) -> str:
+    if "max_distance_change" in proof:
+        return (
+            f"largest change of a patch distance {proof['max_distance_change']:.4%}, "
+            f"of a score {proof['max_score_change']:.4%}"
+        )
     text = f"worst patch cosine {proof['min_patch_cosine']:.6f}"
     if proof["max_score_change"] is None:
         return f"{text} over {proof['images']} images"

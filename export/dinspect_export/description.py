@@ -12,6 +12,7 @@ from dinspect_export.check_images import CheckImages, find_images
 from dinspect_export.engine import EngineOptions
 from dinspect_export.errors import DescriptionError
 from dinspect_export.geometry import grid_from_size
+from dinspect_export.recipes import DEFAULT_BATCH
 from dinspect_export.variants import variant_by_name
 
 if sys.version_info >= (3, 11):
@@ -55,6 +56,11 @@ class Batch(_Entry):
     opt: Count = 4
     max: Count = 8
 
+    @property
+    def as_tuple(self) -> tuple[int, int, int]:
+        """Smallest, optimal and largest."""
+        return self.min, self.opt, self.max
+
     @model_validator(mode="after")
     def _ascends(self) -> Batch:
         if not self.min <= self.opt <= self.max:
@@ -64,7 +70,28 @@ class Batch(_Entry):
         return self
 
 
-class Backbone(_Entry):
+class _Graphs(_Entry):
+    """What entries that make graphs of one backbone's input sizes have in common."""
+
+    variant: str
+    sizes: list[str]
+    precisions: list[Precision] = ["fp32", "fp16"]
+    batch: Batch = Batch()
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _as_text(cls, sizes: Any) -> Any:
+        """A square size may be written as a number."""
+        return [str(size) for size in sizes] if isinstance(sizes, list) else sizes
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """Patch grids of the sizes."""
+        patch_size = variant_by_name(self.variant).patch_size
+        return [grid_from_size(size, patch_size) for size in self.sizes]
+
+
+class Backbone(_Graphs):
     """``[[backbone]]``: graphs of one set of weights.
 
     Attributes:
@@ -76,23 +103,68 @@ class Backbone(_Entry):
         batch: Batches they take.
     """
 
-    variant: str
     weights: str = "meta"
-    sizes: list[str]
     layers: list[Count] | None = None
-    precisions: list[Precision] = ["fp32", "fp16"]
-    batch: Batch = Batch()
 
-    @field_validator("sizes", mode="before")
-    @classmethod
-    def _as_text(cls, sizes: Any) -> Any:
-        return [str(size) for size in sizes] if isinstance(sizes, list) else sizes
+
+class Students(_Graphs):
+    """``[[students]]``: graphs of the L2BT students of one product.
+
+    Attributes:
+        product: The product.
+        variant: Backbone they were trained on.
+        weights: One safetensors file that dinspect wrote; or
+        forward: the official code's ``forward_net_*.pth``, with
+        backward: its ``backward_net_*.pth``.
+        sizes: Input sizes of the backbone.
+        layers: One-based blocks; by default the variant's two.
+        precisions: Graphs to write.
+        normalisation: See `students.DistanceOptions`, as for the two below.
+        batch: Optimal batch of their engines; the graphs take 1 to 8.
+    """
+
+    product: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    weights: Path | None = None
+    forward: Path | None = None
+    backward: Path | None = None
+    layers: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    normalisation: Literal["l2", "none"] = "l2"
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    combination: Literal["product", "sum", "forward", "backward"] = "product"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Students:
+        both = self.forward is not None and self.backward is not None
+        neither = self.forward is None and self.backward is None
+        if not ((both and self.weights is None) or (neither and self.weights is not None)):
+            raise ValueError("give either weights, or forward and backward")
+        if (self.batch.min, self.batch.max) != DEFAULT_BATCH:
+            raise ValueError("students take batches of 1 to 8; leave min and max out")
+        return self
 
     @property
-    def grids(self) -> list[tuple[int, int]]:
-        """Patch grids of the sizes."""
-        patch_size = variant_by_name(self.variant).patch_size
-        return [grid_from_size(size, patch_size) for size in self.sizes]
+    def layer_pair(self) -> tuple[int, int]:
+        """The two blocks."""
+        j, k = self.layers or variant_by_name(self.variant).default_layers
+        return j, k
+
+    @property
+    def distance(self) -> dict[str, str]:
+        """Options of the distance."""
+        return self.model_dump(include={"normalisation", "metric", "combination"})
+
+    def files(self, base: Path) -> list[Path]:
+        """The students' file or files.
+
+        Raises:
+            DescriptionError: If one is missing.
+        """
+        named = [path for path in (self.weights, self.forward, self.backward) if path is not None]
+        files = [base / path for path in named]
+        for file in files:
+            if not file.is_file():
+                raise DescriptionError(f"students of {self.product}: there is no file {file}")
+        return files
 
 
 class Engine(_Entry):
@@ -154,6 +226,7 @@ class Description(_Entry):
         output: Folder of what is made, with ``artefacts/``, ``engines/`` and ``weights/`` below.
         check: Images of the gate.
         backbone: Backbones.
+        students: Students of products.
         graph: Graphs made elsewhere.
         engine: Engines.
         base: Folder relative paths start at.
@@ -162,6 +235,7 @@ class Description(_Entry):
     output: Path = Path("build")
     check: Check
     backbone: list[Backbone] = []
+    students: list[Students] = []
     graph: list[ForeignGraph] = []
     engine: list[Engine] = []
     base: Path = Field(default=Path(), exclude=True)
@@ -201,8 +275,9 @@ def read_description(path: Path) -> Description:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         content["base"] = path.resolve().parent
         description = Description.model_validate(content)
-        for backbone in description.backbone:
-            backbone.grids  # noqa: B018  a size or variant that does not exist is found now
+        entries: list[_Graphs] = [*description.backbone, *description.students]
+        for entry in entries:
+            entry.grids  # noqa: B018  a size or variant that does not exist is found now
     except FileNotFoundError:
         raise DescriptionError(
             f"no {path}; write one (docs/engines.md) or run where it is"
@@ -211,8 +286,10 @@ def read_description(path: Path) -> Description:
         raise DescriptionError(f"cannot read {path}: {error}") from error
     except ValidationError as error:
         raise DescriptionError(f"{path}: {_in_words(error)}") from None
-    if not description.backbone and not description.graph:
-        raise DescriptionError(f"{path} describes nothing: no [[backbone]] and no [[graph]]")
+    if not (description.backbone or description.students or description.graph):
+        raise DescriptionError(
+            f"{path} describes nothing: no [[backbone]], no [[students]] and no [[graph]]"
+        )
     return description
 
 

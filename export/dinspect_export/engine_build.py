@@ -17,7 +17,6 @@ from dinspect_export.engine import (
     fused_attention_layers,
     inspect_plan,
 )
-from dinspect_export.errors import ParityError
 from dinspect_export.gpu import Gpu, visible_gpu
 from dinspect_export.manifest import (
     ENGINE_FILE,
@@ -26,9 +25,9 @@ from dinspect_export.manifest import (
     sha256_of_file,
     write_manifest,
 )
-from dinspect_export.recipes import TOLERANCES, code_sha256
+from dinspect_export.proof import Proof
+from dinspect_export.recipes import code_sha256
 from dinspect_export.runtimes import EngineRunner, Runner
-from dinspect_export.verification import Agreement
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class GraphFile:
         onnx_sha256: Its digest.
         weights_sha256: Digest of the weights it was made from; empty when unknown.
         precision: ``fp32`` or ``fp16``.
+        tolerances: What is demanded of whatever runs it.
     """
 
     name: str
@@ -48,6 +48,7 @@ class GraphFile:
     onnx_sha256: str
     weights_sha256: str
     precision: str
+    tolerances: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def write_engine(
     folder: Path,
     recipe: EngineRecipe,
     graph: GraphFile,
-    compare: Callable[[Runner], Agreement] | None,
+    prove: Callable[[Runner], Proof] | None,
 ) -> EngineManifest:
     """Build an engine, prove it if a GPU is present, and give it its name.
 
@@ -106,7 +107,7 @@ def write_engine(
         folder: Folder of engines.
         recipe: The recipe.
         graph: The graph it is built of.
-        compare: Holds a runner against PyTorch; None for a graph PyTorch knows nothing of.
+        prove: Holds a runner against PyTorch; None for a graph PyTorch knows nothing of.
 
     Raises:
         EngineError: If TensorRT refuses the graph.
@@ -115,22 +116,16 @@ def write_engine(
         StorageError: If it cannot be written; nothing of it stays.
     """
     engine = build_engine(graph.path, recipe.options)
-    tolerances = TOLERANCES[graph.precision]
     with staged_folder(folder / recipe.name) as staged:
         plan = staged / ENGINE_FILE
         plan.write_bytes(engine.plan)
         inspection = inspect_plan(engine)
-        proof = []
+        proofs = []
         if visible_gpu() is not None:
-            inspection["fused_attention_layers"] = fused_attention_layers(
-                plan, recipe.options.target
-            )
-            if compare is not None:
-                agreement = compare(EngineRunner(plan, recipe.options.target))
-                failures = agreement.failures(tolerances)
-                if failures:
-                    raise ParityError(f"{recipe.name}: {'; '.join(failures)}; nothing was written")
-                proof.append(agreement.to_dict())
+            target = recipe.options.target
+            inspection["fused_attention_layers"] = fused_attention_layers(plan, target)
+            if prove is not None:
+                proofs.append(prove(EngineRunner(plan, target)).demanded_of(recipe.name))
         manifest = EngineManifest(
             name=recipe.name,
             recipe=recipe.to_dict(),
@@ -144,8 +139,8 @@ def write_engine(
             compute_capabilities=list(recipe.options.compute_capabilities),
             profile=engine.profile,
             inspection=inspection,
-            proof=proof,
-            tolerances=asdict(tolerances),
+            proof=[proof.figures for proof in proofs],
+            tolerances=graph.tolerances,
         )
         write_manifest(staged, manifest)
     return manifest

@@ -82,8 +82,9 @@ class GraphManifest(Manifest):
             ascending.
         dim: Width of a patch token.
         variant: Backbone variant.
-        proof: Agreement with PyTorch in FP32; see `verification.Agreement`.
-        tolerances: What was demanded of it; see `verification.Tolerances`.
+        proof: Agreement with PyTorch in FP32; see `verification.Agreement` for a backbone and
+            `students_export.StudentsAgreement` for students.
+        tolerances: What was demanded of it.
     """
 
     weights_source: str
@@ -106,11 +107,6 @@ class GraphManifest(Manifest):
             return parts[MODEL_FILE]
         return sha256_of_digests(parts)
 
-    @property
-    def max_cosine_distance(self) -> float:
-        """Worst patch of the proof: its cosine distance to PyTorch."""
-        return max(1.0 - run["min_patch_cosine"] for run in self.proof)
-
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneManifest(GraphManifest):
@@ -125,6 +121,26 @@ class BackboneManifest(GraphManifest):
 
     patch_size: int
     fine_tuned: bool
+
+    @property
+    def max_cosine_distance(self) -> float:
+        """Worst patch of the proof: its cosine distance to PyTorch."""
+        return max(1.0 - run["min_patch_cosine"] for run in self.proof)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentsManifest(GraphManifest):
+    """Record of a product's students with the distance they stand for.
+
+    Attributes:
+        product: Product they were trained for.
+        distance: Options of the distance; see `students.DistanceOptions`.
+    """
+
+    kind: ClassVar[str] = "students"
+
+    product: str
+    distance: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +175,9 @@ class EngineManifest(Manifest):
     tolerances: dict[str, float]
 
 
-_KINDS: dict[str, type[Manifest]] = {kind.kind: kind for kind in (BackboneManifest, EngineManifest)}
+_KINDS: dict[str, type[Manifest]] = {
+    kind.kind: kind for kind in (BackboneManifest, StudentsManifest, EngineManifest)
+}
 M_co = TypeVar("M_co", bound=Manifest, covariant=True)
 
 

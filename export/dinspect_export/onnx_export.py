@@ -12,7 +12,7 @@ from dinspect_export.artefact_store import exclusive, staged_folder
 from dinspect_export.backbone import ExportableBackbone, VisionTransformer
 from dinspect_export.check_images import CheckImages
 from dinspect_export.checkpoints import Checkpoint, load_checkpoint, network_from_checkpoint
-from dinspect_export.errors import InvalidGeometryError, ParityError
+from dinspect_export.errors import InvalidGeometryError
 from dinspect_export.manifest import (
     KNOWN_ANSWER_FILE,
     MODEL_FILE,
@@ -23,10 +23,11 @@ from dinspect_export.manifest import (
 )
 from dinspect_export.onnx_graph import write_graph
 from dinspect_export.precision import with_half_matmuls
+from dinspect_export.proof import Proof
 from dinspect_export.recipes import BackboneRecipe, backbone_recipe, patch_tokens_name
 from dinspect_export.runtimes import PIXELS, OnnxRuntimeRunner, PyTorchRunner
 from dinspect_export.variants import variant_by_name
-from dinspect_export.verification import Agreement, Reference
+from dinspect_export.verification import Reference
 from dinspect_export.weights_location import Weights
 
 
@@ -61,12 +62,12 @@ class BackboneExporter:
         with staged_folder(target) as folder:
             write_backbone(model, folder / MODEL_FILE, recipe)
             reference = self.reference(recipe)
-            agreement = reference.compare(OnnxRuntimeRunner(folder / MODEL_FILE))
-            _demand(agreement, recipe)
+            runner = OnnxRuntimeRunner(folder / MODEL_FILE)
+            proof = reference.prove(runner, recipe.tolerances).demanded_of(recipe.name)
             # One image travels with the model: the server runs it at start and refuses to serve
             # when its runtime, on its hardware, in its precision, computes something else.
             (folder / KNOWN_ANSWER_FILE).write_bytes(save(reference.known_answer()))
-            manifest = self._manifest(recipe, folder, agreement)
+            manifest = self._manifest(recipe, folder, proof)
             write_manifest(folder, manifest)
         return Artefact(target, manifest)
 
@@ -99,9 +100,7 @@ class BackboneExporter:
             self._checkpoint = load_checkpoint(weights.source, weights.variant, weights.cache_dir)
         return self._checkpoint
 
-    def _manifest(
-        self, recipe: BackboneRecipe, folder: Path, agreement: Agreement
-    ) -> BackboneManifest:
+    def _manifest(self, recipe: BackboneRecipe, folder: Path, proof: Proof) -> BackboneManifest:
         variant = variant_by_name(recipe.variant)
         return BackboneManifest(
             name=recipe.name,
@@ -117,7 +116,7 @@ class BackboneExporter:
             layers=list(recipe.layers),
             dim=variant.dim,
             variant=variant.name,
-            proof=[agreement.to_dict()],
+            proof=[proof.figures],
             tolerances=asdict(recipe.tolerances),
             patch_size=variant.patch_size,
             fine_tuned=self.checkpoint.fine_tuned,
@@ -185,11 +184,3 @@ def export_backbones(
             for grid in grids
             for precision in precisions
         ]
-
-
-def _demand(agreement: Agreement, recipe: BackboneRecipe) -> None:
-    failures = agreement.failures(recipe.tolerances)
-    if failures:
-        raise ParityError(
-            f"{recipe.name} run by {agreement.runtime}: {'; '.join(failures)}; nothing was written"
-        )

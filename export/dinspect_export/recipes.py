@@ -130,6 +130,30 @@ def backbone_recipe(
     )
 
 
+def students_recipe(
+    product: str,
+    variant_name: str,
+    weights_sha256: str,
+    grid: tuple[int, int],
+    *,
+    layers: tuple[int, int],
+    precision: str,
+    distance: dict[str, str],
+) -> StudentsRecipe:
+    """Today's recipe of a students' graph; the arguments are `StudentsRecipe`'s."""
+    return StudentsRecipe(
+        product=product,
+        variant=variant_name,
+        weights_sha256=weights_sha256,
+        grid=grid,
+        layers=layers,
+        precision=precision,
+        distance=distance,
+        code_sha256=code_sha256("students_export"),
+        versions=installed_versions(GRAPH_PACKAGES),
+    )
+
+
 def backbone_name(
     variant_name: str,
     grid: tuple[int, int],
@@ -149,6 +173,46 @@ def backbone_name(
     if precision != "fp32":
         parts.append(precision)
     return "_".join(parts)
+
+
+@dataclass(frozen=True)
+class StudentsRecipe:
+    """One graph of a product's L2BT students.
+
+    Attributes:
+        product: Product they were trained for.
+        variant: Backbone whose tokens they translate.
+        weights_sha256: Digest of the students' file or files.
+        grid: Patch grid ``(rows, columns)`` of the backbone's input.
+        layers: One-based blocks ``(j, k)``.
+        precision: One of `PRECISIONS`.
+        distance: Options of the distance; see `students.DistanceOptions`.
+        code_sha256: Digest of our own code that makes it.
+        versions: Versions of the packages that make it.
+        opset: ONNX operator set.
+    """
+
+    product: str
+    variant: str
+    weights_sha256: str
+    grid: tuple[int, int]
+    layers: tuple[int, int]
+    precision: str
+    distance: dict[str, str]
+    code_sha256: str
+    versions: dict[str, str]
+    opset: int = OPSET
+
+    @property
+    def name(self) -> str:
+        """Name of the artefact, e.g. ``l2bt_screw_1036_students_fp16``."""
+        label = size_label(self.grid, variant_by_name(self.variant).patch_size)
+        suffix = "" if self.precision == "fp32" else f"_{self.precision}"
+        return f"l2bt_{self.product}_{label}_students{suffix}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, as JSON-ready values."""
+        return _jsonable(asdict(self))
 
 
 def patch_tokens_name(layer: int) -> str:

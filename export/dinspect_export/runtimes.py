@@ -1,14 +1,15 @@
-"""Everything that can run a backbone, behind one method, to be held against PyTorch.
+"""Everything that can run a graph, behind one method, to be held against PyTorch.
 
-Each runner takes ``(B, H, W, 3)`` uint8 pixels and gives ``{"patch_tokens_<layer>": (B, N, D)
-float32}``. Each imports its runtime only when it is made.
+A runner takes input name to array and gives output name to float32 array: a backbone's ``pixels``,
+``(B, H, W, 3)`` uint8, to ``patch_tokens_<layer>``, ``(B, N, D)``. Each imports its runtime only
+when it is made.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,13 +23,14 @@ from dinspect_export.recipes import patch_tokens_name
 if TYPE_CHECKING:
     from dinspect_export.backbone import ExportableBackbone
 
-Tokens = dict[str, NDArray[np.float32]]
+Inputs = Mapping[str, NDArray[Any]]
+Outputs = dict[str, NDArray[np.float32]]
 PIXELS = "pixels"
 _SERVER_TIMEOUT_S = 300.0
 
 
 class Runner(Protocol):
-    """A backbone ready to run.
+    """A graph ready to run.
 
     Attributes:
         name: The runtime, e.g. ``onnxruntime``.
@@ -36,24 +38,28 @@ class Runner(Protocol):
 
     name: str
 
-    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
-        """Patch tokens of a batch of images."""
+    def run(self, inputs: Inputs) -> Outputs:
+        """Compute all outputs of a batch."""
 
 
 class PyTorchRunner:
-    """The exportable backbone itself, in FP32: the truth the others are held to."""
+    """The exportable backbone itself, in FP32: the truth the others are held to.
+
+    Args:
+        model: The backbone.
+    """
 
     name = "pytorch"
 
     def __init__(self, model: ExportableBackbone) -> None:
         self._model = model
 
-    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
-        """Patch tokens of a batch of images."""
+    def run(self, inputs: Inputs) -> Outputs:
+        """Compute all outputs of a batch."""
         import torch
 
         with torch.inference_mode():
-            outputs = self._model(torch.from_numpy(pixels))
+            outputs = self._model(torch.from_numpy(inputs[PIXELS]))
         names = map(patch_tokens_name, self._model.layers)
         return {name: tokens.numpy() for name, tokens in zip(names, outputs, strict=True)}
 
@@ -73,9 +79,9 @@ class OnnxRuntimeRunner:
         self._session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
-        """Patch tokens of a batch of images."""
-        outputs = self._session.run(self._names, {PIXELS: pixels})
+    def run(self, inputs: Inputs) -> Outputs:
+        """Compute all outputs of a batch."""
+        outputs = self._session.run(self._names, dict(inputs))
         return dict(zip(self._names, outputs, strict=True))
 
 
@@ -101,9 +107,9 @@ class OpenVinoRunner:
             core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": precision}
         )
 
-    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
-        """Patch tokens of a batch of images."""
-        result = self._compiled({PIXELS: pixels})
+    def run(self, inputs: Inputs) -> Outputs:
+        """Compute all outputs of a batch."""
+        result = self._compiled(dict(inputs))
         return {output.get_any_name(): result[output].copy() for output in self._compiled.outputs}
 
 
@@ -138,9 +144,9 @@ class EngineRunner:
                 f"{plan} cannot be loaded on this GPU: {error}"
             ) from error
 
-    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
-        """Patch tokens of a batch of images."""
-        return dict(self._runner.infer({PIXELS: pixels}))  # copied: buffers are used again
+    def run(self, inputs: Inputs) -> Outputs:
+        """Compute all outputs of a batch."""
+        return dict(self._runner.infer(dict(inputs)))  # copied: buffers are used again
 
 
 class ServedRunner:
@@ -170,10 +176,11 @@ class ServedRunner:
         if not ready:
             raise RuntimeUnavailableError(f"the server at {url} does not serve {model}")
 
-    def run(self, pixels: NDArray[np.uint8]) -> Tokens:
-        """Patch tokens of a batch of images."""
+    def run(self, inputs: Inputs) -> Outputs:
+        """Compute all outputs of a batch."""
         import tritonclient.grpc as triton
 
+        pixels = inputs[PIXELS]
         tensor = triton.InferInput(PIXELS, list(pixels.shape), "UINT8")
         tensor.set_data_from_numpy(pixels)
         try:

@@ -18,8 +18,9 @@ from dinspect_export.parity import (
     max_score_change,
     verdict_flips,
 )
+from dinspect_export.proof import Proof
 from dinspect_export.recipes import Tolerances
-from dinspect_export.runtimes import Runner, Tokens
+from dinspect_export.runtimes import PIXELS, Outputs, Runner
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,6 @@ class Agreement:
     min_patch_cosine: float
     max_score_change: float | None
     verdict_flips: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON-ready values."""
-        return asdict(self)
 
     def failures(self, tolerances: Tolerances) -> list[str]:
         """In words, each tolerance that is not kept; empty when all are."""
@@ -81,6 +78,11 @@ class Reference:
         self._answers = list(self._run(runner))
         self._inspections = self._inspect(self._answers)
 
+    def prove(self, runner: Runner, tolerances: Tolerances) -> Proof:
+        """Run the same pixels elsewhere and tell whether it is close enough."""
+        agreement = self.compare(runner)
+        return Proof(runner.name, asdict(agreement), agreement.failures(tolerances))
+
     def compare(self, runner: Runner) -> Agreement:
         """Run the same pixels elsewhere and tell how far it is off."""
         answers = list(self._run(runner))
@@ -103,18 +105,18 @@ class Reference:
     def known_answer(self) -> dict[str, NDArray[Any]]:
         """The first image to inspect with PyTorch's tokens, as a server checks itself on it."""
         index = len(self.check.references)
-        return {"pixels": self._pixels(index), **self._answers[index]}
+        return {PIXELS: self._pixels(index), **self._answers[index]}
 
-    def _run(self, runner: Runner) -> Iterator[Tokens]:
+    def _run(self, runner: Runner) -> Iterator[Outputs]:
         indices = range(len(self.check.all))
         label = f"{runner.name} {self.size[0]}x{self.size[1]}"
         for index in tqdm(indices, desc=label, unit="image", leave=False, disable=None):
-            yield runner.run(self._pixels(index))
+            yield runner.run({PIXELS: self._pixels(index)})
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         return check_pixels(self.check.all[index], self.size)[None]
 
-    def _inspect(self, answers: list[Tokens]) -> Inspections | None:
+    def _inspect(self, answers: list[Outputs]) -> Inspections | None:
         enrolled = len(self.check.references)
         if not enrolled:
             return None

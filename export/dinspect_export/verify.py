@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dinspect_export.build_plan import BackboneItem, EngineItem, Plan
+from dinspect_export.build_items import BackboneItem, EngineItem
+from dinspect_export.build_plan import Plan
 from dinspect_export.check_images import CheckImages
 from dinspect_export.description import Description
 from dinspect_export.errors import ManifestError, MissingDependencyError, RuntimeUnavailableError
 from dinspect_export.manifest import ENGINE_FILE, MODEL_FILE
+from dinspect_export.proof import Proof
 from dinspect_export.recipes import TOLERANCES, Tolerances
 from dinspect_export.runtimes import (
     EngineRunner,
@@ -18,7 +20,7 @@ from dinspect_export.runtimes import (
     Runner,
     ServedRunner,
 )
-from dinspect_export.verification import Agreement, Reference
+from dinspect_export.verification import Reference
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,13 @@ class Verdict:
     Attributes:
         artefact: What was run.
         runtime: What ran it.
-        agreement: The figures; None where the runtime is not there.
-        failures: Tolerances that are not kept, in words.
+        proof: The figures; None where the runtime is not there.
         not_run: Why it could not be run; empty when it was.
     """
 
     artefact: str
     runtime: str
-    agreement: Agreement | None
-    failures: list[str]
+    proof: Proof | None
     not_run: str = ""
 
 
@@ -93,11 +93,10 @@ def _verify_size(
         except (RuntimeUnavailableError, MissingDependencyError) as error:
             if candidate.runtime == "served":
                 raise
-            yield Verdict(candidate.artefact, candidate.runtime, None, [], str(error))
+            yield Verdict(candidate.artefact, candidate.runtime, None, str(error))
             continue
-        agreement = reference.compare(runner)
-        failures = agreement.failures(candidate.tolerances)
-        yield Verdict(candidate.artefact, candidate.runtime, agreement, failures)
+        proof = reference.prove(runner, candidate.tolerances)
+        yield Verdict(candidate.artefact, candidate.runtime, proof)
 
 
 def _candidates(
@@ -124,12 +123,11 @@ def _candidates(
                     _starting(ServedRunner, server_url, item.name, item.recipe.layers),
                 )
     for engine in engines:
-        target = engine.recipe_of(engine.graph.unbuilt).options.target
         yield _Candidate(
             engine.name,
-            target,
+            engine.target,
             TOLERANCES[engine.graph.precision],
-            _starting(EngineRunner, engine.path / ENGINE_FILE, target),
+            _starting(EngineRunner, engine.path / ENGINE_FILE, engine.target),
         )
 
 
