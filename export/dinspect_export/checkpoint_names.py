@@ -110,8 +110,8 @@ def _unpack_swiglu(state: dict[str, Tensor]) -> None:
     """Rename timm's ``SwiGLUPacked``: its ``fc1`` is twice as tall as its ``fc2`` is wide."""
     for name in [name for name in state if name.endswith(".mlp.fc1.weight")]:
         block = name.removesuffix("fc1.weight")
-        wide = state.get(f"{block}fc2.weight")
-        if wide is None or wide.ndim != 2 or len(state[name]) != 2 * wide.shape[1]:
+        tall, wide = state[name], state.get(f"{block}fc2.weight")
+        if wide is None or wide.ndim != 2 or tall.shape[:1] != (2 * wide.shape[1],):
             continue
         for theirs, ours in (("fc1", "w12"), ("fc2", "w3")):
             for kind in ("weight", "bias"):

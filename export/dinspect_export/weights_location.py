@@ -90,9 +90,9 @@ def weights_sha256(files: Sequence[Path]) -> str:
         can be had again by ``sha256sum``.
     """
     digests = [sha256_of_file(path) for path in files]
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    )
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def meta_checkpoint_path(variant: BackboneVariant, cache_dir: Path) -> Path:

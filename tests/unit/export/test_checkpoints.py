@@ -112,6 +112,7 @@ def test_depth_outside_the_network_is_refused(depth, state):
         (dict, {"norm.bias": None}, r"missing norm\.bias; left over nothing; wrong shape nothing"),
         (dict, {"blocks.0.adapter.weight": torch.ones(1)}, r"left over blocks\.0\.adapter\.weight;"),
         (dict, {"norm.bias": torch.ones(31)}, r"wrong shape norm\.bias \(31,\) instead of \(32,\)"),
+        (dict, {"blocks.0.mlp.fc1.weight": torch.ones(())}, r"fc1\.weight \(\) instead of \(128, 32\)"),
         (
             as_hugging_face,
             {"encoder.layer.2.attention.attention.key.bias": None},
@@ -125,6 +126,22 @@ def test_missing_left_over_and_misshaped_parameters_are_named(
     damaged = {name: t for name, t in (publish(state) | damage).items() if t is not None}
     with pytest.raises(CheckpointError, match=rf"w\.pth is not tiny: .*{said}"):
         load_checkpoint(saved(damaged, tmp_path / "w.pth"), "tiny", tmp_path)
+
+
+def test_grid_without_class_position_is_misshaped_unless_timm_left_it_out(state, tmp_path):
+    """Without registers nobody folds it into the class token: something was cut off."""
+    state["pos_embed"] = state["pos_embed"][:, 1:].clone()
+    with pytest.raises(CheckpointError, match=r"wrong shape pos_embed \(1, 36, 32\) instead of"):
+        load_checkpoint(saved(state, tmp_path / "w.pth"), "tiny", tmp_path)
+
+
+@pytest.mark.parametrize("publish", [dict, as_hugging_face, as_timm_classifier])
+def test_parameters_without_dimensions_are_misshaped(publish, state, tmp_path):
+    flat = {name: torch.ones(()) for name in publish(state)}
+    with pytest.raises(
+        CheckpointError, match=r"wrong shape cls_token \(\) instead of \(1, 1, 32\)"
+    ):
+        load_checkpoint(saved(flat, tmp_path / "w.pth"), "tiny", tmp_path)
 
 
 def test_long_lists_of_names_are_cut(state, tmp_path):
@@ -147,6 +164,11 @@ def test_published_backbone_is_named_by_its_shapes():
         state = random_state(variant_by_name("dinov2_vits14_reg"))
     with pytest.raises(CheckpointError, match=r"\(it looks like dinov2_vits14_reg\)"):
         Checkpoint(variant_by_name("dinov2_vitb14"), state, "s.pth", "0")
+
+
+def test_a_parameter_in_common_is_no_likeness():
+    with pytest.raises(CheckpointError, match=r"^x is not tiny: missing cls_token"):
+        Checkpoint(TINY["tiny"], {"norm.bias": torch.ones(768)}, "x", "0")
 
 
 def test_other_networks_are_not_said_to_look_like_one(tmp_path):

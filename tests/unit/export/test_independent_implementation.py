@@ -11,6 +11,7 @@ resized is the matter of `test_position_embedding`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from dinspect_export.variants import VARIANTS
 
 GRID = 4
 TOLERANCE = 1e-4
-NOISE_VALUES = 1 << 25
+NOISE_VALUES = 1 << 24
 
 
 def hugging_face_model(variant, kind="Model"):
@@ -50,10 +51,15 @@ def hugging_face_model(variant, kind="Model"):
         return getattr(transformers, f"{name}{kind}")(config).eval().requires_grad_(False)
 
 
+@functools.cache
+def unit_noise():
+    return torch.randn(NOISE_VALUES, generator=torch.Generator().manual_seed(0))
+
+
 def fill(model, width):
     """Give a model on the meta device random weights; returns them by name."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(NOISE_VALUES, generator=generator).mul_(width**-0.5)
+    generator = torch.Generator().manual_seed(2)
+    noise = unit_noise() * width**-0.5
     state = {}
     for name, parameter in model.state_dict().items():
         size = parameter.numel()

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -118,4 +118,5 @@ def test_locating_and_hashing_needs_no_pytorch():
         "import sys, dinspect_export.weights_location;"
         "sys.exit([n for n in ('torch', 'onnx', 'safetensors', 'numpy') if n in sys.modules] or 0)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+    tested = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # and not what is installed
+    subprocess.run([sys.executable, "-c", code], check=True, env=tested)
