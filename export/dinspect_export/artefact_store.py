@@ -117,7 +117,10 @@ def replace_file(target: Path, content: bytes) -> None:
     with writing(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(content)
+            with staged.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # before the name, or a power cut leaves it on nothing
             staged.replace(target)
         finally:
             staged.unlink(missing_ok=True)

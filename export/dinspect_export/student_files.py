@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dinspect_export.artefact_store import replace_file
 from dinspect_export.errors import CheckpointError, InvalidGeometryError
 from dinspect_export.students import Student, StudentPair, TrainedStudents
+from dinspect_export.tensor_files import read_tensors
 from dinspect_export.variants import VARIANTS, BackboneVariant, variant_by_name
 
 OFFICIAL_VARIANT = "dinov2_vitb14_reg"
@@ -68,8 +68,8 @@ def load_students(
         )
     variant = variant_by_name(variant_name)
     pair = StudentPair(variant.dim)
-    _load_student(pair.forward_student, _read_pth(forward), str(forward), variant)
-    _load_student(pair.backward_student, _read_pth(backward), str(backward), variant)
+    _load_student(pair.forward_student, read_tensors([forward]), str(forward), variant)
+    _load_student(pair.backward_student, read_tensors([backward]), str(backward), variant)
     return TrainedStudents(pair.eval().requires_grad_(False), variant, layers)
 
 
@@ -116,6 +116,7 @@ def save_students(students: TrainedStudents, path: Path) -> None:
 
     Raises:
         CheckpointError: If a weight is not finite; an earlier file then stays.
+        StorageError: If the file cannot be written; an earlier file then stays.
     """
     state = {
         f"{direction}.{name}": tensor.detach().float().cpu().contiguous()
@@ -125,15 +126,7 @@ def save_students(students: TrainedStudents, path: Path) -> None:
     _require_finite(state, f"not writing {path}")
     record = json.dumps(_record(students.variant, students.layers), sort_keys=True)
     content = save(state, metadata={RECORD_KEY: record})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # before the name, or a power cut leaves it on an empty file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(path, content)
 
 
 def _students_by_direction(pair: StudentPair) -> dict[str, Student]:
@@ -183,19 +176,6 @@ def _some(names: list[str]) -> str:
         return "nothing"
     more = len(names) - _MOST_NAMES_SHOWN
     return ", ".join(names[:_MOST_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many unrelated classes for a damaged file
-        raise CheckpointError(
-            f"cannot read {path} as a PyTorch checkpoint of plain tensors "
-            f"(missing, truncated, or not weights?): {error}"
-        ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path} holds no state dict of tensors; save the state dict alone")
-    return {name: tensor.float() for name, tensor in loaded.items()}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

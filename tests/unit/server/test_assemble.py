@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -9,6 +10,12 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from dinspect_client import wire
 from dinspect_export.errors import ManifestError
+from dinspect_export.manifest import (
+    EngineManifest,
+    read_backbones,
+    sha256_of_file,
+    write_manifest,
+)
 from dinspect_server.assemble import ServingOptions, assemble, library_files, models_source
 from dinspect_server.embedded import EmbeddedTriton
 from dinspect_server.errors import AssemblyError
@@ -200,3 +207,89 @@ def test_key_that_nobody_chose_is_known_to_nobody(repository):
     keys = {EmbeddedTriton(repository)._admin_key for _ in range(3)}
     assert len(keys) == 3
     assert all(len(key) >= 32 for key in keys)
+
+
+@pytest.fixture
+def with_engines(artefacts_dir, tmp_path):
+    """An FP16 graph and an engine of it. The engine is a few bytes: native TensorRT needs a GPU."""
+    artefacts, engines = tmp_path / "artefacts", tmp_path / "engines"
+    shutil.copytree(artefacts_dir / "dinov2_vits14_448", artefacts / "half")
+    graph = dataclasses.replace(
+        read_backbones(artefacts)[0].manifest, name="dinov2_vits14_448_fp16", precision="fp16"
+    )
+    write_manifest(artefacts / "half", graph)
+    folder = engines / "half.tensorrt"
+    folder.mkdir(parents=True)
+    (folder / "model.plan").write_bytes(b"a native plan")
+    engine = EngineManifest(
+        name="half.tensorrt",
+        recipe={},
+        files={"model.plan": sha256_of_file(folder / "model.plan")},
+        versions={},
+        graph=graph.name,
+        onnx_sha256=graph.onnx_sha256,
+        weights_sha256=graph.weights_sha256,
+        target="tensorrt",
+        precision="fp16",
+        compute_capabilities=[],
+        profile={},
+        inspection={},
+        proof=[],
+        tolerances={},
+    )
+    write_manifest(folder, engine)
+    return artefacts, folder, engine
+
+
+def test_native_tensorrt_serves_the_engine_of_the_half_graph(with_engines, tmp_path):
+    artefacts, _, engine = with_engines
+    options = ServingOptions(runtime="triton-tensorrt")
+    assert assemble(artefacts, tmp_path / "repository", options) == ["anomaly_dino_448"]
+    folder = tmp_path / "repository" / "models" / "dinov2_vits14_448_fp16"
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+    assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
+    assert config.parameters["onnx_sha256"].string_value == engine.onnx_sha256
+    assert (folder / "1" / "model.plan").read_bytes() == b"a native plan"
+    assert not (folder / "1" / "model.onnx").exists()
+    assert (folder / "1" / "known_answer.safetensors").is_file()
+
+
+def test_missing_or_other_engine_is_named(with_engines, tmp_path):
+    artefacts, folder, engine = with_engines
+    options = ServingOptions(runtime="triton-tensorrt")
+    (folder / "model.plan").write_bytes(b"another")
+    with pytest.raises(ManifestError, match=r"model\.plan is missing or not the file"):
+        assemble(artefacts, tmp_path / "repository", options)
+    for change in ({"target": "tensorrt-rtx"}, {"onnx_sha256": "0" * 64}):
+        write_manifest(folder, dataclasses.replace(engine, **change))
+        with pytest.raises(ManifestError, match="no tensorrt engine of dinov2_vits14_448_fp16"):
+            assemble(artefacts, tmp_path / "repository", options)
+    with pytest.raises(ManifestError, match="no exported backbone in fp32"):
+        assemble(artefacts, tmp_path / "repository")
+
+
+def test_graph_of_another_batch_cannot_be_served(with_engines, tmp_path):
+    artefacts, _, _ = with_engines
+    graph = read_backbones(artefacts, "fp16")[0].manifest
+    options = ServingOptions(runtime="triton-onnxruntime", precision="fp16")
+    for batch in ([2, 8], [1, 4], [1, 1]):
+        write_manifest(artefacts / "half", dataclasses.replace(graph, batch=batch))
+        with pytest.raises(AssemblyError, match="to be served it must take 1 to 8"):
+            assemble(artefacts, tmp_path / "repository", options)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "graph", "search"),
+    [
+        ("openvino", "auto", "fp32", "auto"),
+        ("openvino", "fp16", "fp32", "fp16"),
+        ("onnxruntime", "fp32", "fp32", "fp32"),
+        ("triton-onnxruntime", "auto", "fp32", "auto"),
+        ("triton-onnxruntime", "fp16", "fp16", "auto"),
+        ("triton-tensorrt", "auto", "fp16", "auto"),
+        ("triton-tensorrt", "fp32", "fp32", "auto"),
+    ],
+)
+def test_which_graph_is_served(runtime, precision, graph, search):
+    options = ServingOptions(runtime=runtime, precision=precision)
+    assert (options.graph_precision, options.search_precision) == (graph, search)
