@@ -39,20 +39,32 @@ def split(cells):
 
 
 @pytest.fixture(scope="session")
-def artefacts_dir(split, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged ViT-S/14, exported at 448 x 448 and at 448 x 588 and checked on a real image."""
-    from dinspect_export.check_images import CheckImages
-    from dinspect_export.onnx_export import export_backbones
-    from dinspect_export.weights_location import Weights
+def description(split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished build of the packaged ViT-S/14 at 448 x 448 and 448 x 588, by its description."""
+    from dinspect_export.build import build
+    from dinspect_export.description import read_description
 
-    folder = tmp_path_factory.mktemp("artefacts")
-    export_backbones(
-        Weights("packaged", "dinov2_vits14", folder / "weights"),
-        [(32, 32), (32, 42)],
-        folder,
-        check=CheckImages(images=tuple(split.enrolled[:1])),
+    path = tmp_path_factory.mktemp("plant") / "engines.toml"
+    path.write_text(
+        f"""
+        [check]
+        images = ["{split.enrolled[0]}"]
+        [[backbone]]
+        variant = "dinov2_vits14"
+        weights = "packaged"
+        sizes = [448, "448x588"]
+        precisions = ["fp32"]
+        """
     )
-    return folder
+    outcomes = list(build(read_description(path)))
+    assert [outcome.action for outcome in outcomes] == ["built", "built"]
+    return path
+
+
+@pytest.fixture(scope="session")
+def artefacts_dir(description: Path) -> Path:
+    """The folder of what was built."""
+    return description.parent / "build" / "artefacts"
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,13 @@ ExportError
 ├── DescriptionError        engines.toml says something impossible
 ├── StorageError            a file or folder cannot be written
 ├── EngineError             TensorRT refuses a graph or an option
-├── RuntimeUnavailableError a runtime or a server that was asked for cannot be reached
+├── RuntimeUnavailableError a runtime that was asked for is not there, a GPU for one
+├── ServerUnavailableError  the Triton server does not answer, or not with this model
 ├── ManifestError           an artefact is incomplete or not what its manifest says
 └── ParityError             an artefact does not compute what PyTorch computes
 
 Each is a wrong use or bad input for the command line (`exit_status` 2), but for ParityError,
-whose answer is "no" (1).
+whose answer is "no" (1), and ServerUnavailableError (3).
 """
 
 from __future__ import annotations
@@ -54,7 +55,13 @@ class EngineError(ExportError):
 
 
 class RuntimeUnavailableError(ExportError):
-    """A runtime, a GPU or a server that was asked for by name is not there."""
+    """A runtime, or the GPU it needs, is not there."""
+
+
+class ServerUnavailableError(ExportError):
+    """The Triton server cannot be reached or refuses."""
+
+    exit_status = 3
 
 
 class ManifestError(ExportError):

@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dinspect_export.errors import MissingDependencyError, RuntimeUnavailableError
+from dinspect_export.errors import (
+    MissingDependencyError,
+    RuntimeUnavailableError,
+    ServerUnavailableError,
+)
 from dinspect_export.gpu import require_gpu
 from dinspect_export.recipes import patch_tokens_name
 
@@ -158,7 +162,7 @@ class ServedRunner:
         layers: Tapped blocks.
 
     Raises:
-        RuntimeUnavailableError: If the server cannot be reached or does not serve the model.
+        ServerUnavailableError: If the server cannot be reached or does not serve the model.
     """
 
     def __init__(self, url: str, model: str, layers: Sequence[int]) -> None:
@@ -170,11 +174,9 @@ class ServedRunner:
         try:
             ready = self._client.is_model_ready(model)
         except triton.InferenceServerException as error:
-            raise RuntimeUnavailableError(
-                f"no Triton server at {url}: {error.message()}"
-            ) from error
+            raise ServerUnavailableError(f"no Triton server at {url}: {error.message()}") from error
         if not ready:
-            raise RuntimeUnavailableError(f"the server at {url} does not serve {model}")
+            raise ServerUnavailableError(f"the server at {url} does not serve {model}")
 
     def run(self, inputs: Inputs) -> Outputs:
         """Compute all outputs of a batch."""
@@ -191,7 +193,7 @@ class ServedRunner:
                 client_timeout=_SERVER_TIMEOUT_S,
             )
         except triton.InferenceServerException as error:
-            raise RuntimeUnavailableError(
+            raise ServerUnavailableError(
                 f"the server refused to run {self._model}: {error.message()}"
             ) from error
         return {name: answer.as_numpy(name) for name in self._names}
