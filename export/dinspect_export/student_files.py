@@ -195,14 +195,14 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise CheckpointError(f"{path} holds no state dict of tensors; save the state dict alone")
-    return {name: tensor.float() for name, tensor in loaded.items()}
+    return loaded
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
-            return file.metadata() or {}, {name: file.get_tensor(name).float() for name in names}
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"cannot read {path} as students in safetensors "
