@@ -182,7 +182,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
-            return file.metadata() or {}, {name: file.get_tensor(name).float() for name in names}
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"cannot read {path} as students in safetensors "

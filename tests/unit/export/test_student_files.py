@@ -204,6 +204,7 @@ def test_file_says_what_it_holds(ours):
     with safe_open(str(ours), framework="pt") as file:
         record = json.loads(file.metadata()[RECORD_KEY])
         names = set(file.keys())
+        weight = file.get_tensor("forward.input.weight")
     assert record == {"format_version": 1, "variant": SMALL, "dim": 384, "layers": [3, 9]}
     assert names == {
         f"{direction}.{layer}.{kind}"
@@ -211,6 +212,7 @@ def test_file_says_what_it_holds(ours):
         for layer in ("input", "projection", "output")
         for kind in ("weight", "bias")
     }
+    assert torch.equal(weight, small_students().pair.forward_student.input.weight)
 
 
 def test_students_in_half_precision_are_written_as_float32(tmp_path):
