@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 MODELS := model_repository/models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format engines bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -32,6 +32,9 @@ check: $(INSTALLED)  ## format, lint, types
 format: $(INSTALLED)  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
+
+engines: $(INSTALLED)  ## build and prove the graphs and engines of engines.toml
+	$(BIN)/dinspect build
 
 bench: $(INSTALLED)  ## ms/sample of the demo's repository (run `make demo` first)
 	$(BIN)/bench-latency --serve out/demo/model_repository --product solar-mono \
