@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import re
-import shlex
-from importlib.metadata import entry_points
-from pathlib import Path
 
+import command_lines
 import pytest
+from command_lines import ROOT, is_make_target, parse_dinspect
 
 from dinspect_client import wire
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def shell_lines():
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
-        for line in block.splitlines():
-            yield shlex.split(line, comments=True)
-
-
 def commands(program):
-    return [line[1:] for line in shell_lines() if line and line[0] == program]
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    return command_lines.commands(program, "".join(blocks))
 
 
 @pytest.mark.parametrize("arguments", commands("dinspect"), ids=" ".join)
 def test_dinspect_commands_are_accepted(arguments):
-    points = {point.name: point for point in entry_points(group="dinspect.commands")}
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    points[arguments[0]].load()().add_arguments(parser)
-    parser.parse_args(arguments[1:])
+    parse_dinspect(arguments)
 
 
 @pytest.mark.parametrize("arguments", commands("bench-latency"), ids=" ".join)
@@ -43,7 +32,7 @@ def test_bench_latency_commands_are_accepted(arguments):
 
 @pytest.mark.parametrize("arguments", commands("make"), ids=" ".join)
 def test_make_targets_exist(arguments):
-    assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text()
+    assert is_make_target(arguments[0])
 
 
 def test_commands_were_found():
