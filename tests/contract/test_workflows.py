@@ -232,8 +232,9 @@ def test_run_names_the_cache(finished):
 def test_run_verifies(finished):
     verdicts = json.loads((finished[0].folder / "build" / "verification.json").read_text())
     assert {verdict["artefact"] for verdict in verdicts} == set(ALL)
-    assert not any(verdict["failures"] for verdict in verdicts)
-    agreeing = {(v["artefact"], v["runtime"]) for v in verdicts if v["agreement"]}
+    proven = [verdict for verdict in verdicts if verdict["proof"]]
+    assert not any(verdict["proof"]["failures"] for verdict in proven)
+    agreeing = {(verdict["artefact"], verdict["runtime"]) for verdict in proven}
     assert {(GRAPH_FP32, "onnxruntime"), (GRAPH_FP32, "openvino f32")} <= agreeing
     assert (GRAPH_FP16, "onnxruntime") in agreeing
 
@@ -266,8 +267,8 @@ def test_description_that_cannot_be_used_stops_at_once(tmp_path, words):
 
 def test_engine_that_was_not_run_stops_the_gpu_workflow(finished, tmp_path):
     verdicts = json.loads((finished[0].folder / "build" / "verification.json").read_text())
-    ran = [verdict for verdict in verdicts if verdict["agreement"]]
-    unable = verdicts[0] | {"agreement": None, "not_run": "no GPU"}
+    ran = [verdict for verdict in verdicts if verdict["proof"]]
+    unable = verdicts[0] | {"proof": None, "not_run": "no GPU"}
     for verification, status in ((ran, 0), ([*ran, unable], 1)):
         file = tmp_path / "build" / "tensorrt" / "verification.json"
         file.parent.mkdir(parents=True, exist_ok=True)
