@@ -213,7 +213,9 @@ def _configure(trt: Any, config: Any, options: EngineOptions) -> None:
         config.builder_optimization_level = options.optimization_level
     if options.timing_cache is not None:
         known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), False)
+        # One of another GPU or version is refused, and then the build begins without any.
+        if not config.set_timing_cache(config.create_timing_cache(known), False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _compute_capability(trt: Any, name: str) -> Any:

@@ -187,6 +187,7 @@ class _FakeConfig:
 
     def set_timing_cache(self, cache, ignore_mismatch):
         self.cache = (cache.known, ignore_mismatch)
+        return cache.known != b"timings of another GPU"
 
     def get_timing_cache(self):
         return SimpleNamespace(serialize=lambda: b"timings of this build")
@@ -259,6 +260,14 @@ def test_native_build_is_asked_for_what_the_options_say(fake_native, tmp_path):
     assert config.cache == (b"timings known before", False)
     assert cache.read_bytes() == b"timings of this build"
     assert fake_native.shapes == ("pixels", (1, 14, 14, 3), (2, 14, 14, 3), (4, 14, 14, 3))
+
+
+def test_timings_of_another_gpu_are_left_aside(fake_native, tmp_path):
+    cache = tmp_path / "timings.cache"
+    cache.write_bytes(b"timings of another GPU")
+    build_engine(tmp_path / "m.onnx", EngineOptions("tensorrt", timing_cache=cache))
+    assert fake_native.config.cache == (b"", False)
+    assert cache.read_bytes() == b"timings of this build"
 
 
 def test_names_tell_what_is_not_the_default():
