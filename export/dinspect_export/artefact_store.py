@@ -101,7 +101,7 @@ def _refusal_of_the_system(error: BaseException | None) -> OSError | None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    for path in (*folder.glob(".*"), *folder.glob("*/.*")):
+    for path in folder.glob(".*"):
         if path.suffix in (_PARTIAL, _PREVIOUS):
             logger.warning("removing %s, left behind by a build that was killed", path)
             shutil.rmtree(path) if path.is_dir() else path.unlink()

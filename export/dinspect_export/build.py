@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dinspect_export.artefact_store import exclusive
 from dinspect_export.build_items import EngineItem
 from dinspect_export.build_plan import Plan
 from dinspect_export.description import Description
-from dinspect_export.manifest import Manifest, read_manifest
+from dinspect_export.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def build(description: Description, *, force: bool = False) -> Iterator[Outcome]
     Raises:
         ExportError: At the first artefact that cannot be made; those before it are kept.
     """
-    with exclusive(description.output_dir):
+    with exclusive(description.artefacts_dir), exclusive(description.engines_dir):
         for item in Plan(description, download=True).items:
             reasons = ["forced"] if force else item.stale_reasons()
             if not reasons:
@@ -78,6 +80,30 @@ def check(description: Description) -> Iterator[Outcome]:
             item.name, "stale" if reasons else "current", reasons,
             manifest=None if reasons else read_manifest(item.path),
         )  # fmt: skip
+
+
+def undescribed(description: Description) -> list[Path]:
+    """Folders of artefacts that lie among the described ones and are none of them.
+
+    They are what an earlier description made, or another command; nothing removes them but
+    `prune`.
+    """
+    described = {item.path for item in Plan(description, download=False).items}
+    found = (
+        path.parent
+        for folder in (description.artefacts_dir, description.engines_dir)
+        for path in folder.glob(f"[!.]*/{MANIFEST_FILE}")
+    )
+    return sorted(path for path in found if path not in described)
+
+
+def prune(description: Description) -> list[Path]:
+    """Remove what `undescribed` lists, and return it."""
+    with exclusive(description.artefacts_dir), exclusive(description.engines_dir):
+        folders = undescribed(description)
+        for folder in folders:
+            shutil.rmtree(folder)
+    return folders
 
 
 def cache_key(description: Description) -> str:

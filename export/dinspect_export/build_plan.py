@@ -25,9 +25,6 @@ from dinspect_export.weights_location import (
     weights_sha256,
 )
 
-ARTEFACTS_FOLDER = "artefacts"
-ENGINES_FOLDER = "engines"
-WEIGHTS_FOLDER = "weights"
 NOT_DOWNLOADED = "not downloaded yet"
 
 
@@ -51,8 +48,7 @@ class Plan:
         self._description = description
         self._check = description.check_images
         self._download = download
-        output = description.output_dir
-        self._artefacts = output / ARTEFACTS_FOLDER
+        self._artefacts = description.artefacts_dir
         self.backbones = [
             item for entry in description.backbone for item in self._backbone_items(entry)
         ]
@@ -62,7 +58,7 @@ class Plan:
         foreign = [ForeignGraphItem(entry, description.base) for entry in description.graph]
         graphs: list[GraphItem] = [*self.backbones, *self.students, *foreign]
         self.engines = [
-            EngineItem(graph, entry, output / ENGINES_FOLDER, description.base)
+            EngineItem(graph, entry, description.engines_dir, description.base)
             for graph in graphs
             for entry in description.engine
             if entry.precision == graph.precision
@@ -77,7 +73,7 @@ class Plan:
     def _backbone_items(self, entry: Backbone) -> list[BackboneItem]:
         description = self._description
         source = description.weights_of(entry)
-        weights = Weights(source, entry.variant, description.output_dir / WEIGHTS_FOLDER)
+        weights = Weights(source, entry.variant, description.weights_dir)
         digest = self._digest_of(weights)
         exporter = Exporter(weights, self._check, self._artefacts)
         smallest, _, largest = entry.batch.as_tuple

@@ -112,16 +112,25 @@ class BuildCommand:
             action="store_true",
             help="only print one digest over everything the artefacts depend on",
         )
+        what.add_argument(
+            "--prune",
+            action="store_true",
+            help="only remove artefacts in the output folder that are not described",
+        )
         parser.add_argument("--json", action="store_true", help="print the outcomes as JSON")
 
     def run(self, args: argparse.Namespace) -> int:
         """Build, check or print the key; see `build` for the errors."""
-        from dinspect_export.build import build, cache_key, check
+        from dinspect_export.build import build, cache_key, check, prune, undescribed
         from dinspect_export.description import read_description
 
         description = read_description(args.description)
         if args.cache_key:
             print(cache_key(description))
+            return 0
+        if args.prune:
+            for folder in prune(description):
+                print(f"removed  {folder.name}")
             return 0
         found = []
         for outcome in check(description) if args.check else build(description, force=args.force):
@@ -130,6 +139,9 @@ class BuildCommand:
                 print(_outcome_line(outcome), flush=True)
         if args.json:
             print(json.dumps([_outcome_record(outcome) for outcome in found], indent=2))
+        else:
+            for folder in undescribed(description):
+                print(f"apart    {folder.name}: not described; 'dinspect build --prune' removes it")
         return _NO if any(outcome.action == "stale" for outcome in found) else 0
 
 

@@ -241,9 +241,19 @@ class Description(_Entry):
     base: Path = Field(default=Path(), exclude=True)
 
     @property
-    def output_dir(self) -> Path:
-        """Folder of what is made."""
-        return self.base / self.output
+    def artefacts_dir(self) -> Path:
+        """Folder of graphs."""
+        return self.base / self.output / "artefacts"
+
+    @property
+    def engines_dir(self) -> Path:
+        """Folder of engines."""
+        return self.base / self.output / "engines"
+
+    @property
+    def weights_dir(self) -> Path:
+        """Folder of downloaded weights."""
+        return self.base / self.output / "weights"
 
     @property
     def check_images(self) -> CheckImages:

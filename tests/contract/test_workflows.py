@@ -18,7 +18,6 @@ import yaml
 from command_lines import ROOT, commands, is_make_target, parse_dinspect
 from unit.export.descriptions import ENGINE_FP16, GRAPH_FP16, GRAPH_FP32, write_description
 
-from dinspect_export.build_plan import ARTEFACTS_FOLDER, ENGINES_FOLDER, WEIGHTS_FOLDER
 from dinspect_export.description import read_description
 
 WORKFLOWS = {
@@ -90,13 +89,12 @@ def test_one_description_is_built_checked_and_verified(name):
 @each_workflow
 def test_caches_are_what_the_build_writes(name):
     described = read_description(ROOT / parse_dinspect(dinspect_calls(name)[0]).description)
-    output = described.output_dir
     timings = [described.base / e.timing_cache for e in described.engine if e.timing_cache]
     steps = steps_of(name)
     weights, built = [step for step in steps if step.get("uses", "").startswith("actions/cache@")]
     for step, written in (
-        (weights, [output / WEIGHTS_FOLDER]),
-        (built, [output / ARTEFACTS_FOLDER, output / ENGINES_FOLDER, *timings]),
+        (weights, [described.weights_dir]),
+        (built, [described.artefacts_dir, described.engines_dir, *timings]),
     ):
         cached = [(ROOT / path).resolve() for path in lines(step["with"]["path"])]
         assert cached == [path.resolve() for path in written]

@@ -27,10 +27,12 @@ from descriptions import (
 )
 
 from dinspect_export import engine_build, manifest, recipes
+from dinspect_export.artefact_store import exclusive
 from dinspect_export.build import build, cache_key, check
 from dinspect_export.description import read_description
 from dinspect_export.manifest import EngineManifest, read_artefact
 
+LOCKS = ["artefacts/.lock", "engines/.lock"]
 ALL = [GRAPH_FP32, GRAPH_FP16, ENGINE_FP16]
 
 
@@ -202,6 +204,39 @@ def test_damaged_artefact_is_made_again(built, damage):
     assert rebuilt(built) == [GRAPH_FP16]
 
 
+def test_what_is_no_longer_described_is_told_and_pruned_on_demand(built):
+    write_description(built.parent, SMALL.replace("[56]", "[28]").replace(ENGINE, ""))
+    done = dinspect("build", built)
+    assert done.returncode == 0, done.stderr
+    apart = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if "apart" in line]
+    assert apart == ALL
+    assert dinspect("build", built, "--prune").stdout.count("removed  ") == 3
+    described = [path.name for path in (built.parent / "build").glob("*/[!.]*")]
+    assert sorted(described) == ["dinov2_vits14_28_layers_1", "dinov2_vits14_28_layers_1_fp16"]
+    assert stale(built) == {}
+
+
+def test_export_waits_for_a_build(built):
+    """Both write into one folder, so both take its lock."""
+    folder = built.parent / "build" / "artefacts"
+    cell = CHECK.split('images = ["')[1].split('"')[0]
+    with exclusive(folder):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dinspect_client.main", "export", "--weights", "packaged",
+             "--size", "28", "--layers", "1", "--check-images", cell, "--output-dir", str(folder)],
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "another build is at work" in line:
+                break
+        assert process.poll() is None
+        assert not (folder / "dinov2_vits14_28_layers_1").exists()
+    process.communicate(timeout=200)
+    assert process.returncode == 0
+    assert (folder / "dinov2_vits14_28_layers_1" / "manifest.json").is_file()
+
+
 def test_cache_key_changes_with_what_is_described(built):
     key = cache_key(read_description(built))
     assert key == cache_key(read_description(built))
@@ -280,7 +315,7 @@ def test_truncated_checkpoint(tmp_path):
     (tmp_path / "weights.pth").write_bytes(whole[: len(whole) // 2])
     error = failing(tmp_path, SMALL.replace('"packaged"', '"weights.pth"'))
     assert "weights.pth" in error
-    assert files_below(tmp_path / "build") == [".lock"]
+    assert files_below(tmp_path / "build") == LOCKS
 
 
 def test_checkpoint_of_another_size(tmp_path):
@@ -293,7 +328,7 @@ def test_checkpoint_of_another_size(tmp_path):
     error = failing(tmp_path, text)
     assert "weights.pth is not dinov2_vitb14" in error
     assert "looks like dinov2_vits14" in error
-    assert files_below(tmp_path / "build") == [".lock"]
+    assert files_below(tmp_path / "build") == LOCKS
 
 
 def test_missing_weights(tmp_path):
@@ -338,7 +373,7 @@ def test_full_disk(once_built, tmp_path, finished):
     assert done.returncode == 2, done.stdout + done.stderr
     assert "No space left on device; nothing was left behind" in done.stderr
     found = [line for line in done.stdout.splitlines() if line.startswith("/")]
-    assert len(found) == 3 * finished + 1, found  # three files each, and the lock
+    assert len(found) == 3 * finished + 2, found  # three files each, and the locks
     assert not any("partial" in line for line in found)
 
 
@@ -357,7 +392,7 @@ def test_unsupported_operator(tmp_path):
     error = failing(tmp_path, text)
     assert "cannot parse" in error
     assert "'the_culprit' (Unique): not supported" in error
-    assert files_below(tmp_path / "build") == [".lock"]
+    assert files_below(tmp_path / "build") == LOCKS
 
 
 def test_graph_made_elsewhere_gets_an_engine(built):

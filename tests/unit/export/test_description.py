@@ -33,7 +33,7 @@ def test_defaults_and_paths(tmp_path):
     (backbone,) = description.backbone
     assert backbone.grids == [(32, 32), (32, 42)]
     assert description.weights_of(backbone) == "meta"
-    assert description.output_dir == tmp_path / "build"
+    assert description.artefacts_dir == tmp_path / "build" / "artefacts"
     other = backbone.model_copy(update={"weights": "weights"})
     assert description.weights_of(other) == str(tmp_path / "weights")
 
