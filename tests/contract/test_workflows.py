@@ -205,7 +205,7 @@ def finished(tmp_path_factory):
 def damaged(finished, tmp_path):
     """A copy of a finished run in which an engine was damaged."""
     shutil.copytree(finished[0].folder, tmp_path, dirs_exist_ok=True)
-    with (tmp_path / "build" / ENGINES_FOLDER / ENGINE_FP16 / "model.plan").open("ab") as file:
+    with (tmp_path / "build" / "engines" / ENGINE_FP16 / "model.plan").open("ab") as file:
         file.write(b"\0")
     return Runner(tmp_path)
 
