@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -85,3 +86,18 @@ def test_links_lead_somewhere():
     for page in (ROOT / "docs").glob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_figures_of_half_precision_are_the_records():
+    records = map(json.loads, (ROOT / "docs/results/precision.jsonl").read_text().splitlines())
+    page = (ROOT / "docs/precision.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| (0\.\d+) \| (\S+) % \| (\d) \|", page, re.MULTILINE)
+    assert rows == [
+        (r["size"], f"{r['min_patch_cosine']:.6f}", f"{r['max_score_change']:.2%}"[:-1], str(r["verdict_flips"]))
+        for r in records
+    ]  # fmt: skip
+    built = re.findall(r"^\| (\d+) \| \*\*mixed by hand\*\* \| (0\.\d+) \| (\S+) % \|", page, re.MULTILINE)  # fmt: skip
+    assert [size for size, _, _ in built] == ["448", "672", "1036"]
+    for _, cosine, change in built:
+        assert float(cosine) >= TOLERANCES["fp16"].min_patch_cosine
+        assert float(change) / 100 <= TOLERANCES["fp16"].max_score_change
