@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -279,3 +280,14 @@ def test_names_tell_what_is_not_the_default():
     )
     assert backbone_name("dinov2_vitl14", (16, 16), [16, 24]) == "dinov2_vitl14_224"
     assert backbone_name("vit_b_16", (14, 14), [8, 12], batch=(1, 4)) == "vit_b_16_224_batch_1_4"
+
+
+def test_timing_cache_is_a_help_and_no_ingredient(tmp_path):
+    from dinspect_export.engine_build import GraphFile, engine_recipe
+
+    graph = GraphFile("graph", tmp_path / "m.onnx", "0" * 64, "", "fp16", {})
+    with_cache, without = (
+        engine_recipe("e", graph, EngineOptions("tensorrt", timing_cache=cache)).to_dict()
+        for cache in (tmp_path / "timings.cache", None)
+    )
+    assert json.loads(json.dumps(with_cache)) == with_cache == without
