@@ -53,17 +53,15 @@ def staged_folder(target: Path) -> Iterator[Path]:
     previous = target.with_name(f".{target.name}{_PREVIOUS}")
     try:
         with writing(target):
-            shutil.rmtree(staging, ignore_errors=True)
+            _remove(staging)
             staging.mkdir(parents=True)
             yield staging
             for path in staging.iterdir():
                 path.chmod(0o644)  # some writers make files that only we could read
-            if target.exists():
-                target.rename(previous)
-            staging.rename(target)
+            _take_place(staging, target, previous)
     finally:
-        shutil.rmtree(previous, ignore_errors=True)
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
+    _remove(previous)
 
 
 @contextlib.contextmanager
@@ -75,7 +73,7 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        refusal = _refusal_of_the_system(error)
+        refusal = _refusal_of_the_system(error, target)
         if refusal is None:
             raise
         raise StorageError(
@@ -84,27 +82,59 @@ def writing(target: Path) -> Iterator[None]:
         ) from error
 
 
-_REFUSALS = {
-    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.ENOTDIR,
-    errno.EPERM, errno.EROFS,
-}  # fmt: skip
+_FULL = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS}
 
 
-def _refusal_of_the_system(error: BaseException | None) -> OSError | None:
+def _refusal_of_the_system(error: BaseException | None, target: Path) -> OSError | None:
+    """The error about writing ``target`` among the causes of an error; None for any other."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
+        if isinstance(error, OSError) and (
+            error.errno in _FULL or str(error.filename).startswith(_ground(target))
+        ):
             return error
         error = error.__cause__ or error.__context__
     return None
 
 
+def _ground(target: Path) -> str:
+    """The nearest folder above a path that exists, where writing it fails first."""
+    parent = target.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    return str(parent)
+
+
+def _take_place(staging: Path, target: Path, previous: Path) -> None:
+    """Rename over an earlier artefact; it comes back if that fails."""
+    _remove(previous)
+    if target.is_symlink() or target.exists():
+        target.rename(previous)
+    try:
+        staging.rename(target)
+    except OSError:
+        if previous.exists():
+            previous.rename(target)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
 def _remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".*"):
-        if path.suffix in (_PARTIAL, _PREVIOUS):
+        target = folder / path.stem.removeprefix(".")
+        if path.suffix == _PREVIOUS and not target.exists():
+            logger.warning("%s is back: a build was killed while it was replaced", target)
+            path.rename(target)
+        elif path.suffix in (_PARTIAL, _PREVIOUS):
             logger.warning("removing %s, left behind by a build that was killed", path)
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
 
 
 def replace_file(target: Path, content: bytes) -> None:

@@ -19,6 +19,7 @@ from dinspect_export.manifest import (
     Manifest,
     read_artefact,
     read_graph_manifest,
+    sha256_of_digests,
     sha256_of_file,
 )
 from dinspect_export.proof import Proof
@@ -45,20 +46,24 @@ class _GraphItem:
         self.batch = batch
         self._wanted = recipe.to_dict()
 
+    @property
+    def model(self) -> Path:
+        """The ONNX file."""
+        return self.path / MODEL_FILE
+
     def stale_reasons(self) -> list[str]:
         """Why it must be made; empty when it is current."""
         return stale_reasons(self.path, self._wanted)
 
     def unbuilt(self) -> GraphFile:
         """The graph as far as it is known before it is built."""
-        return GraphFile(self.name, self.path / MODEL_FILE, "", "", self.precision, {})
+        return GraphFile(self.name, self.model, "", "", self.precision, {})
 
     def file(self) -> GraphFile:
         """The graph as it is on disk."""
         manifest = read_graph_manifest(self.path)
-        model = self.path / MODEL_FILE
         digests = (manifest.onnx_sha256, manifest.weights_sha256)
-        return GraphFile(self.name, model, *digests, self.precision, manifest.tolerances)
+        return GraphFile(self.name, self.model, *digests, self.precision, manifest.tolerances)
 
 
 class Exporter:
@@ -105,9 +110,9 @@ class BackboneItem(_GraphItem):
         return self.exporter.get().export(self.recipe).manifest
 
     def prove(self, runner: Runner) -> Proof:
-        """Hold a runner against PyTorch on the check images."""
+        """Hold a runner of any batch against PyTorch on the check images, in each batch size."""
         reference = self.exporter.get().reference(self.recipe)
-        return reference.prove(runner, self.recipe.tolerances)
+        return reference.prove(runner, self.recipe.tolerances, sorted(set(self.batch)))
 
 
 class StudentsItem(_GraphItem):
@@ -167,6 +172,7 @@ class ForeignGraphItem:
         self._path = base / entry.file
         if not self._path.is_file():
             raise DescriptionError(f"graph {entry.name}: there is no file {self._path}")
+        self._digest = sha256_of_onnx(self._path)
 
     def unbuilt(self) -> GraphFile:
         """The graph, which is always there."""
@@ -174,8 +180,7 @@ class ForeignGraphItem:
 
     def file(self) -> GraphFile:
         """The graph as it is on disk."""
-        digest = sha256_of_file(self._path)
-        return GraphFile(self.name, self._path, digest, "", self.precision, {})
+        return GraphFile(self.name, self._path, self._digest, "", self.precision, {})
 
 
 GraphItem = BackboneItem | StudentsItem | ForeignGraphItem
@@ -216,6 +221,25 @@ class EngineItem:
         graph = self.graph.file()
         recipe = engine_recipe(self.name, graph, self._options)
         return write_engine(self.path.parent, recipe, graph, self.graph.prove)
+
+
+def sha256_of_onnx(path: Path) -> str:
+    """Digest of an ONNX file, with the files beside it that hold its weights if there are any."""
+    import onnx
+
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception:  # no ONNX file at all, which the parser will say better
+        return sha256_of_file(path)
+    locations = {
+        entry.value
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    beside = [path.parent / location for location in locations]
+    parts = {file.name: sha256_of_file(file) for file in (path, *beside) if file.is_file()}
+    return sha256_of_digests(parts) if locations else parts[path.name]
 
 
 def stale_reasons(folder: Path, wanted: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from dinspect_export.build_items import (
@@ -63,6 +64,7 @@ class Plan:
             for entry in description.engine
             if entry.precision == graph.precision
         ]
+        _refuse_unused(description, graphs)
         _refuse_repeated([item.name for item in (*graphs, *self.engines)])
 
     @property
@@ -125,6 +127,23 @@ class Plan:
                 return NOT_DOWNLOADED
         files: list[Path] = checkpoint_files(weights.source, weights.variant, weights.cache_dir)
         return weights_sha256(files)
+
+
+def _refuse_unused(description: Description, graphs: Sequence[GraphItem]) -> None:
+    """An entry that nothing comes of is a mistake in it."""
+    precisions = {graph.precision for graph in graphs}
+    for entry in description.engine:
+        if entry.precision not in precisions:
+            raise DescriptionError(
+                f"[[engine]] {entry.target} is for graphs in {entry.precision}, and none is "
+                "described"
+            )
+    built = {entry.precision for entry in description.engine}
+    for graph in description.graph:
+        if graph.precision not in built:
+            raise DescriptionError(
+                f"[[graph]] {graph.name} is in {graph.precision}, and no [[engine]] is for that"
+            )
 
 
 def _refuse_repeated(names: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKAGE_PREFIX = "package:"
+# What `dinspect inspect` writes beside an image: a picture of its answer, and no part.
+_OVERLAY_SUFFIX = ".inspection.png"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
@@ -37,6 +40,12 @@ class CheckImages:
     def __post_init__(self) -> None:
         if not self.images:
             raise InvalidGeometryError("give at least one real image to check the export on")
+        both = sorted({path.name for path in set(self.images) & set(self.references)})
+        if both:
+            raise InvalidGeometryError(
+                f"{', '.join(both)}: given as reference and as image; an image's distance to "
+                "itself says nothing"
+            )
         if len(self.references) == 1:
             raise InvalidGeometryError(
                 "one reference image has nothing to be compared with; give two or more, or none"
@@ -77,12 +86,14 @@ def find_images(patterns: Sequence[str], base: Path) -> tuple[Path, ...]:
     found: dict[Path, None] = {}
     for pattern in patterns:
         root, relative = _root_of(pattern, base)
-        matches = sorted(root.glob(relative)) if relative else [root]
+        matches = sorted(glob.glob(relative, root_dir=root, recursive=True))
         files = [
             file
-            for match in matches
+            for match in (root / name for name in matches)
             for file in (sorted(match.iterdir()) if match.is_dir() else [match])
-            if file.is_file() and file.suffix.lower() in _SUFFIXES
+            if file.is_file()
+            and file.suffix.lower() in _SUFFIXES
+            and not file.name.endswith(_OVERLAY_SUFFIX)
         ]
         if not files:
             raise InvalidGeometryError(f"no image at {pattern!r} (looked below {root})")
@@ -91,21 +102,17 @@ def find_images(patterns: Sequence[str], base: Path) -> tuple[Path, ...]:
 
 
 def _root_of(pattern: str, base: Path) -> tuple[Path, str]:
+    """Folder to search and the pattern within it."""
     if not pattern.startswith(PACKAGE_PREFIX):
-        path = Path(pattern)
-        return (
-            (Path(path.anchor), str(path.relative_to(path.anchor)))
-            if path.anchor
-            else (
-                base,
-                pattern,
-            )
-        )
+        return base, pattern
     module, _, relative = pattern.removeprefix(PACKAGE_PREFIX).partition("/")
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    except ValueError:  # a module that was not imported from anywhere
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise InvalidGeometryError(f"{pattern!r}: no package {module!r} is installed")
-    return Path(spec.submodule_search_locations[0]), relative
+    return Path(spec.submodule_search_locations[0]), relative.lstrip("/")
 
 
 def check_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -126,5 +133,5 @@ def check_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             resized = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC)
             return np.array(resized)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise InvalidGeometryError(f"cannot read check image {path}: {error}") from error

@@ -133,13 +133,16 @@ class BuildCommand:
                 print(f"removed  {folder.name}")
             return 0
         found = []
-        for outcome in check(description) if args.check else build(description, force=args.force):
-            found.append(outcome)
-            if not args.json:
-                print(_outcome_line(outcome), flush=True)
-        if args.json:
-            print(json.dumps([_outcome_record(outcome) for outcome in found], indent=2))
-        else:
+        outcomes = check(description) if args.check else build(description, force=args.force)
+        try:
+            for outcome in outcomes:
+                found.append(outcome)
+                if not args.json:
+                    print(_outcome_line(outcome), flush=True)
+        finally:  # what was done before a failure is told, too
+            if args.json:
+                print(json.dumps([_outcome_record(outcome) for outcome in found], indent=2))
+        if not args.json:
             for folder in undescribed(description):
                 print(f"apart    {folder.name}: not described; 'dinspect build --prune' removes it")
         return _NO if any(outcome.action == "stale" for outcome in found) else 0
@@ -171,6 +174,7 @@ class VerifyCommand:
         """Compare and report; exit 1 if a tolerance is not kept."""
         from dinspect_export.check_images import CheckImages, find_images
         from dinspect_export.description import read_description
+        from dinspect_export.errors import InvalidGeometryError
         from dinspect_export.verify import verify
 
         images = None
@@ -178,14 +182,18 @@ class VerifyCommand:
             images = CheckImages(
                 find_images(args.images, Path()), find_images(args.references or [], Path())
             )
+        elif args.references:
+            raise InvalidGeometryError("--references goes with --images; give both or neither")
         verdicts = []
         description = read_description(args.description)
-        for verdict in verify(description, check=images, server_url=args.server):
-            verdicts.append(verdict)
-            if not args.json:
-                print(_verdict_line(verdict), flush=True)
-        if args.json:
-            print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
+        try:
+            for verdict in verify(description, check=images, server_url=args.server):
+                verdicts.append(verdict)
+                if not args.json:
+                    print(_verdict_line(verdict), flush=True)
+        finally:
+            if args.json:
+                print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
         return _NO if any(verdict.proof and verdict.proof.failures for verdict in verdicts) else 0
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dinspect_export.check_images import CheckImages, find_images
 from dinspect_export.engine import EngineOptions
-from dinspect_export.errors import DescriptionError
+from dinspect_export.errors import DescriptionError, InvalidGeometryError
 from dinspect_export.geometry import grid_from_size
 from dinspect_export.recipes import DEFAULT_BATCH
 from dinspect_export.variants import variant_by_name
@@ -74,8 +74,9 @@ class _Graphs(_Entry):
     """What entries that make graphs of one backbone's input sizes have in common."""
 
     variant: str
-    sizes: list[str]
-    precisions: list[Precision] = ["fp32", "fp16"]
+    layers: list[Count] | None = None
+    sizes: Annotated[list[str], Field(min_length=1)]
+    precisions: Annotated[list[Precision], Field(min_length=1)] = ["fp32", "fp16"]
     batch: Batch = Batch()
 
     @field_validator("sizes", mode="before")
@@ -104,7 +105,6 @@ class Backbone(_Graphs):
     """
 
     weights: str = "meta"
-    layers: list[Count] | None = None
 
 
 class Students(_Graphs):
@@ -180,7 +180,7 @@ class Engine(_Entry):
     target: Literal["tensorrt", "tensorrt-rtx"]
     precision: Precision = "fp16"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] | None = None
-    compute_capabilities: list[str] = []
+    compute_capabilities: list[Annotated[str, Field(pattern=r"^(\d+\.\d|current)$")]] = []
     version_compatible: bool = False
     hardware_compatible: bool = False
     optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
@@ -288,6 +288,7 @@ def read_description(path: Path) -> Description:
         entries: list[_Graphs] = [*description.backbone, *description.students]
         for entry in entries:
             entry.grids  # noqa: B018  a size or variant that does not exist is found now
+            _require_layers(entry.layers, entry.variant)
     except FileNotFoundError:
         raise DescriptionError(
             f"no {path}; write one (docs/engines.md) or run where it is"
@@ -301,6 +302,14 @@ def read_description(path: Path) -> Description:
             f"{path} describes nothing: no [[backbone]], no [[students]] and no [[graph]]"
         )
     return description
+
+
+def _require_layers(layers: list[int] | None, variant: str) -> None:
+    depth = variant_by_name(variant).depth
+    if layers is not None and (layers != sorted(set(layers)) or not layers or layers[-1] > depth):
+        raise InvalidGeometryError(
+            f"layers {layers} of {variant} must be ascending block numbers within 1..{depth}"
+        )
 
 
 def _in_words(error: ValidationError) -> str:

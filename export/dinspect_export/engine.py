@@ -21,6 +21,9 @@ from dinspect_export.errors import EngineError, MissingDependencyError
 TARGETS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Target to the module that builds for it, whose package has the same name."""
 
+RTX_DEFAULT_TARGETS = ("8.0", "8.6", "8.9", "12.0", "12.1")
+"""Compute capabilities TensorRT-RTX 1.7 builds for when none is chosen."""
+
 _LOG_LINES_SHOWN = 6
 # What TensorRT calls its fused attention kernels: in a plan's text, and in the inspector's.
 _FUSED_IN_PLAN = b"fmha_v2"
@@ -140,7 +143,7 @@ def load_tensorrt(target: str) -> Any:
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
             f"{target} engines need the package {module.replace('_', '-')}, which cannot be "
-            f"imported ({error}); run: pip install {module.replace('_', '-')}"
+            f"imported ({error}); run: pip install 'dinspect[{target}]'"
         ) from error
 
 
@@ -173,7 +176,9 @@ def fused_attention_layers(plan: Path, target: str) -> int:
     """
     trt = load_tensorrt(target)
     log = _log_of(target, trt)
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan.read_bytes())
+    runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = True  # a version-compatible engine carries its own runtime
+    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     if engine is None:
         raise EngineError(f"{plan} cannot be loaded on this machine: {log.last_errors()}")
     inspector = engine.create_engine_inspector()

@@ -11,6 +11,7 @@ from typing import Any
 
 from dinspect_export.artefact_store import staged_folder
 from dinspect_export.engine import (
+    RTX_DEFAULT_TARGETS,
     TARGETS,
     EngineOptions,
     build_engine,
@@ -62,7 +63,8 @@ class EngineRecipe:
         options: How it is built.
         code_sha256: Digest of our own code that builds it.
         versions: Versions of the packages that build it, and of CUDA.
-        gpu: The GPU a native engine is built on and for; None for TensorRT-RTX.
+        gpu: The GPU it is built on and for: a native one, or TensorRT-RTX's ``current``.
+        proven_on: The GPU that can run and prove it here; None if there is none.
     """
 
     name: str
@@ -72,6 +74,7 @@ class EngineRecipe:
     code_sha256: str
     versions: dict[str, str]
     gpu: Gpu | None
+    proven_on: Gpu | None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON-ready values; the timing cache is a help and no ingredient."""
@@ -84,14 +87,17 @@ class EngineRecipe:
 def engine_recipe(name: str, graph: GraphFile, options: EngineOptions) -> EngineRecipe:
     """Today's recipe of an engine."""
     package = TARGETS[options.target].replace("_", "-")
+    gpu = visible_gpu()
+    built_for_it = options.target == "tensorrt" or "current" in options.compute_capabilities
     return EngineRecipe(
         name=name,
         graph=graph.name,
         onnx_sha256=graph.onnx_sha256,
         options=options,
-        code_sha256=code_sha256("engine"),
+        code_sha256=code_sha256("engine_build"),
         versions=installed_versions(("dinspect", package)) | {"cuda": _cuda_of(package)},
-        gpu=visible_gpu() if options.target == "tensorrt" else None,
+        gpu=gpu if built_for_it else None,
+        proven_on=gpu if built_for_it or (gpu and _targets(options, gpu)) else None,
     )
 
 
@@ -121,8 +127,9 @@ def write_engine(
         plan.write_bytes(engine.plan)
         inspection = inspect_plan(engine)
         proofs = []
-        if visible_gpu() is not None:
-            target = recipe.options.target
+        target = recipe.options.target
+        # Native TensorRT has built on a GPU, so there is one to prove it on.
+        if recipe.proven_on is not None or target == "tensorrt":
             inspection["fused_attention_layers"] = fused_attention_layers(plan, target)
             if prove is not None:
                 proofs.append(prove(EngineRunner(plan, target)).demanded_of(recipe.name))
@@ -144,6 +151,11 @@ def write_engine(
         )
         write_manifest(staged, manifest)
     return manifest
+
+
+def _targets(options: EngineOptions, gpu: Gpu) -> bool:
+    """Whether a TensorRT-RTX engine is built for a GPU."""
+    return gpu.compute_capability in (options.compute_capabilities or RTX_DEFAULT_TARGETS)
 
 
 def _cuda_of(package: str) -> str:

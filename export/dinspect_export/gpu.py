@@ -18,26 +18,24 @@ class Gpu:
     Attributes:
         name: Product name, e.g. ``NVIDIA L4``.
         compute_capability: E.g. ``8.9``.
-        driver: Version of its driver.
     """
 
     name: str
     compute_capability: str
-    driver: str
 
 
 def visible_gpu() -> Gpu | None:
     """The first GPU the driver lists, or None where there is no driver or no GPU."""
     if shutil.which("nvidia-smi") is None:
         return None
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
         return None
     first = answer.stdout.splitlines()[:1] if answer.returncode == 0 else []
     parts = [part.strip() for part in first[0].split(",")] if first else []
-    return Gpu(*parts) if len(parts) == 3 else None
+    return Gpu(*parts) if len(parts) == 2 else None
 
 
 def require_gpu(purpose: str) -> Gpu:

@@ -210,7 +210,7 @@ def sha256_of_digests(parts: dict[str, str]) -> str:
 
 
 def installed_versions(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of Python and of installed packages; ``"none"`` for one that is not."""
+    """Versions of Python (major and minor) and of packages; ``"none"`` for one that is missing."""
 
     def installed(package: str) -> str:
         try:
@@ -218,7 +218,8 @@ def installed_versions(packages: Sequence[str]) -> dict[str, str]:
         except PackageNotFoundError:
             return "none"
 
-    return {"python": platform.python_version()} | {name: installed(name) for name in packages}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python} | {name: installed(name) for name in packages}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -242,7 +243,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError(f"cannot read {path}: {error}; build it again") from error
     if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
         raise ManifestError(f"{path} is not a manifest of format {FORMAT_VERSION}; build it again")
-    kind = _KINDS.get(record.pop("kind", ""))
+    kind = _KINDS.get(str(record.pop("kind", "")))
     if kind is None:
         raise ManifestError(f"{path} is of none of the kinds {', '.join(_KINDS)}; build it again")
     expected = {entry.name for entry in fields(kind)}
@@ -251,6 +252,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} lacks {sorted(expected - set(record))} or has more "
             f"{sorted(set(record) - expected)}; build it again"
         )
+    if not isinstance(record["files"], dict) or not isinstance(record["recipe"], dict):
+        raise ManifestError(f"{path} has no files or no recipe; build it again")
     return kind(**record)
 
 
@@ -286,14 +289,19 @@ def read_engine(folder: Path, graph: GraphManifest, target: str) -> Artefact[Eng
     Raises:
         ManifestError: If there is none or it is damaged.
     """
-    for path in sorted(folder.glob(f"[!.]*/{MANIFEST_FILE}")):
-        manifest = read_manifest(path.parent)
-        if (
-            isinstance(manifest, EngineManifest)
-            and manifest.target == target
-            and manifest.onnx_sha256 == graph.onnx_sha256
-        ):
-            return Artefact(read_artefact(path.parent).path, manifest)
+    found = [
+        (path.parent, manifest)
+        for path in sorted(folder.glob(f"[!.]*/{MANIFEST_FILE}"))
+        if isinstance(manifest := read_manifest(path.parent), EngineManifest)
+        and manifest.target == target
+        and manifest.onnx_sha256 == graph.onnx_sha256
+    ]
+    if len(found) > 1:
+        names = ", ".join(path.name for path, _ in found)
+        raise ManifestError(f"{names} are all {target} engines of {graph.name}; keep one of them")
+    if found:
+        path, manifest = found[0]
+        return Artefact(read_artefact(path).path, manifest)
     raise ManifestError(
         f"no {target} engine of {graph.name} below {folder}; run 'dinspect build' with an "
         f'[[engine]] of target = "{target}" first'

@@ -21,7 +21,10 @@ OPSET = 18
 PRECISIONS = ("fp32", "fp16")
 DEFAULT_BATCH = (1, 8)
 
-GRAPH_PACKAGES = ("dinspect", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+GRAPH_PACKAGES = (
+    "dinspect", "torch", "onnx", "onnx-ir", "onnxscript", "ml-dtypes", "protobuf", "onnxruntime",
+    "numpy", "pillow",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -237,8 +240,20 @@ def code_sha256(module: str) -> str:
         waiting += _own_imports(sources[name])
     digest = hashlib.sha256()
     for name in sorted(sources):
-        digest.update(f"{name}\n{len(sources[name])}\n".encode() + sources[name])
+        digest.update(f"{name}\n{_without_words(sources[name])}\n".encode())
     return digest.hexdigest()
+
+
+def _without_words(source: bytes) -> str:
+    """Source code without comments, docstrings and layout, which change no artefact."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                value.value = ""
+    return ast.dump(tree)
 
 
 def _own_imports(source: bytes) -> list[str]:

@@ -7,9 +7,11 @@ when it is made.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +33,7 @@ Inputs = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[np.float32]]
 PIXELS = "pixels"
 _SERVER_TIMEOUT_S = 300.0
+_POLYGRAPHY_SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
 
 
 class Runner(Protocol):
@@ -43,10 +46,14 @@ class Runner(Protocol):
     name: str
 
     def run(self, inputs: Inputs) -> Outputs:
-        """Compute all outputs of a batch."""
+        """Compute all outputs of a batch; they are the caller's to keep."""
+
+    def close(self) -> None:
+        """Give back what the runtime holds, where that is more than memory."""
+        return
 
 
-class PyTorchRunner:
+class PyTorchRunner(Runner):
     """The exportable backbone itself, in FP32: the truth the others are held to.
 
     Args:
@@ -68,7 +75,7 @@ class PyTorchRunner:
         return {name: tokens.numpy() for name, tokens in zip(names, outputs, strict=True)}
 
 
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(Runner):
     """ONNX Runtime on the CPU; half precision is run as the graph says.
 
     Args:
@@ -89,7 +96,7 @@ class OnnxRuntimeRunner:
         return dict(zip(self._names, outputs, strict=True))
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(Runner):
     """OpenVINO on the CPU.
 
     Args:
@@ -98,6 +105,7 @@ class OpenVinoRunner:
 
     Raises:
         MissingDependencyError: If OpenVINO is not installed.
+        RuntimeUnavailableError: If this processor has no units for the precision.
     """
 
     def __init__(self, model: Path, precision: str) -> None:
@@ -107,6 +115,9 @@ class OpenVinoRunner:
 
         self.name = f"openvino {precision}"
         core = openvino.Core()
+        units = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "f16" and "FP16" not in units:
+            raise RuntimeUnavailableError("this processor has no units for FP16")
         self._compiled = core.compile_model(
             core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": precision}
         )
@@ -117,7 +128,7 @@ class OpenVinoRunner:
         return {output.get_any_name(): result[output].copy() for output in self._compiled.outputs}
 
 
-class EngineRunner:
+class EngineRunner(Runner):
     """A TensorRT engine on the GPU, through Polygraphy.
 
     Args:
@@ -133,8 +144,14 @@ class EngineRunner:
         require_gpu(f"{target} engines")
         if importlib.util.find_spec("polygraphy") is None:
             raise MissingDependencyError("Polygraphy is not installed; run: pip install polygraphy")
-        # Polygraphy reads this when it is first imported; it has no other switch.
-        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if target == "tensorrt-rtx" else "0"
+        # Polygraphy reads this once, when it is first imported, and has no other switch.
+        switch = "1" if target == "tensorrt-rtx" else "0"
+        if "polygraphy" in sys.modules and os.environ.get(_POLYGRAPHY_SWITCH) != switch:
+            raise RuntimeUnavailableError(
+                "this process runs engines of the other TensorRT already; describe the two targets "
+                "in two files"
+            )
+        os.environ[_POLYGRAPHY_SWITCH] = switch
         from polygraphy.backend.common import BytesFromPath
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner
         from polygraphy.exception import PolygraphyException
@@ -142,7 +159,8 @@ class EngineRunner:
         self.name = target
         self._runner: Any = TrtRunner(EngineFromBytes(BytesFromPath(str(plan))))
         try:
-            self._runner.activate()
+            with contextlib.redirect_stdout(sys.stderr):  # Polygraphy logs there
+                self._runner.activate()
         except PolygraphyException as error:
             raise RuntimeUnavailableError(
                 f"{plan} cannot be loaded on this GPU: {error}"
@@ -150,19 +168,24 @@ class EngineRunner:
 
     def run(self, inputs: Inputs) -> Outputs:
         """Compute all outputs of a batch."""
-        return dict(self._runner.infer(dict(inputs)))  # copied: buffers are used again
+        with contextlib.redirect_stdout(sys.stderr):
+            outputs = self._runner.infer(dict(inputs))
+        # Copied, for Polygraphy uses its buffers again.
+        return {name: np.array(output) for name, output in outputs.items()}
+
+    def close(self) -> None:
+        """Free the engine and its buffers."""
+        with contextlib.redirect_stdout(sys.stderr):
+            self._runner.deactivate()
 
 
-class ServedRunner:
+class ServedRunner(Runner):
     """A backbone model on a Triton server, over gRPC.
 
     Args:
         url: ``host:port`` of the server's gRPC endpoint.
         model: Name of the backbone's model, which is its artefact's.
         layers: Tapped blocks.
-
-    Raises:
-        ServerUnavailableError: If the server cannot be reached or does not serve the model.
     """
 
     def __init__(self, url: str, model: str, layers: Sequence[int]) -> None:
@@ -171,12 +194,6 @@ class ServedRunner:
         self.name = "served"
         self._model, self._names = model, [patch_tokens_name(layer) for layer in layers]
         self._client = triton.InferenceServerClient(url)
-        try:
-            ready = self._client.is_model_ready(model)
-        except triton.InferenceServerException as error:
-            raise ServerUnavailableError(f"no Triton server at {url}: {error.message()}") from error
-        if not ready:
-            raise ServerUnavailableError(f"the server at {url} does not serve {model}")
 
     def run(self, inputs: Inputs) -> Outputs:
         """Compute all outputs of a batch."""
@@ -197,3 +214,26 @@ class ServedRunner:
                 f"the server refused to run {self._model}: {error.message()}"
             ) from error
         return {name: answer.as_numpy(name) for name in self._names}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def served_models(url: str, models: Iterable[str]) -> set[str]:
+    """Those of some models that a Triton server is ready to run.
+
+    Args:
+        url: ``host:port`` of its gRPC endpoint.
+        models: Names to ask for.
+
+    Raises:
+        ServerUnavailableError: If it cannot be reached.
+    """
+    import tritonclient.grpc as triton
+
+    try:
+        with triton.InferenceServerClient(url) as client:
+            return {model for model in models if client.is_model_ready(model)}
+    except triton.InferenceServerException as error:
+        raise ServerUnavailableError(f"no Triton server at {url}: {error.message()}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,22 +76,37 @@ class Reference:
     def __init__(self, runner: Runner, check: CheckImages, size: tuple[int, int]) -> None:
         self.check = check
         self.size = size
-        self._answers = list(self._run(runner))
+        self._answers = list(self._run(runner))  # one at a time: no image can touch another
         self._inspections = self._inspect(self._answers)
 
-    def prove(self, runner: Runner, tolerances: Tolerances) -> Proof:
-        """Run the same pixels elsewhere and tell whether it is close enough."""
-        agreement = self.compare(runner)
-        return Proof(runner.name, asdict(agreement), agreement.failures(tolerances))
+    def prove(self, runner: Runner, tolerances: Tolerances, batches: Sequence[int] = (1,)) -> Proof:
+        """Run the same pixels elsewhere and tell whether it is close enough.
 
-    def compare(self, runner: Runner) -> Agreement:
-        """Run the same pixels elsewhere and tell how far it is off."""
-        answers = list(self._run(runner))
+        Args:
+            runner: What runs them; closed afterwards.
+            tolerances: What is close enough.
+            batches: Batch sizes to run all images in, each.
+        """
+        with contextlib.closing(runner):
+            agreements = [self.compare(runner, batch) for batch in batches]
+        failures = [
+            f"in batches of {batch}, {failure}" if len(batches) > 1 else failure
+            for batch, agreement in zip(batches, agreements, strict=True)
+            for failure in agreement.failures(tolerances)
+        ]
+        return Proof(runner.name, asdict(_worst(agreements)), failures)
+
+    def compare(self, runner: Runner, batch: int = 1) -> Agreement:
+        """Run the same pixels elsewhere, in batches of one size, and tell how far it is off."""
+        answers = list(self._run(runner, batch))
+        if list(map(_shapes, answers)) != list(map(_shapes, self._answers)):
+            return Agreement(runner.name, len(answers), -1.0, None, None)
         worst = max(
             max_cosine_distance(answer[name], expected[name])
             for answer, expected in zip(answers, self._answers, strict=True)
             for name in expected
         )
+        worst = min(worst, 2.0)  # opposite is the worst there is, and infinity is no JSON
         found, expected_inspections = self._inspect(answers), self._inspections
         if found is None or expected_inspections is None:
             return Agreement(runner.name, len(answers), 1.0 - worst, None, None)
@@ -107,11 +123,16 @@ class Reference:
         index = len(self.check.references)
         return {PIXELS: self._pixels(index), **self._answers[index]}
 
-    def _run(self, runner: Runner) -> Iterator[Outputs]:
-        indices = range(len(self.check.all))
+    def _run(self, runner: Runner, batch: int = 1) -> Iterator[Outputs]:
+        """Answers image by image; a last batch that is not full is filled from the beginning."""
+        count = len(self.check.all)
         label = f"{runner.name} {self.size[0]}x{self.size[1]}"
-        for index in tqdm(indices, desc=label, unit="image", leave=False, disable=None):
-            yield runner.run({PIXELS: self._pixels(index)})
+        starts = range(0, count, batch)
+        for start in tqdm(starts, desc=label, unit="batch", leave=False, disable=None):
+            indices = [index % count for index in range(start, start + batch)]
+            outputs = runner.run({PIXELS: np.concatenate([self._pixels(i) for i in indices])})
+            for item in range(min(batch, count - start)):
+                yield {name: tokens[item : item + 1] for name, tokens in outputs.items()}
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         return check_pixels(self.check.all[index], self.size)[None]
@@ -123,3 +144,20 @@ class Reference:
         last = max(answers[0], key=lambda name: int(name.rsplit("_", 1)[1]))
         tokens = np.concatenate([answer[last] for answer in answers])
         return inspect_tokens(tokens[:enrolled], tokens[enrolled:])
+
+
+def _shapes(answer: Outputs) -> dict[str, tuple[int, ...]]:
+    return {name: tokens.shape for name, tokens in answer.items()}
+
+
+def _worst(agreements: Sequence[Agreement]) -> Agreement:
+    """The worst of every figure."""
+    changes = [a.max_score_change for a in agreements if a.max_score_change is not None]
+    flips = [a.verdict_flips for a in agreements if a.verdict_flips is not None]
+    return Agreement(
+        agreements[0].runtime,
+        agreements[0].images,
+        min(agreement.min_patch_cosine for agreement in agreements),
+        max(changes) if changes else None,
+        max(flips) if flips else None,
+    )

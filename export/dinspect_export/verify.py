@@ -9,8 +9,13 @@ from dinspect_export.build_items import BackboneItem, EngineItem
 from dinspect_export.build_plan import Plan
 from dinspect_export.check_images import CheckImages
 from dinspect_export.description import Description
-from dinspect_export.errors import ManifestError, MissingDependencyError, RuntimeUnavailableError
-from dinspect_export.manifest import ENGINE_FILE, MODEL_FILE
+from dinspect_export.errors import (
+    ManifestError,
+    MissingDependencyError,
+    RuntimeUnavailableError,
+    ServerUnavailableError,
+)
+from dinspect_export.manifest import ENGINE_FILE
 from dinspect_export.proof import Proof
 from dinspect_export.recipes import TOLERANCES, Tolerances
 from dinspect_export.runtimes import (
@@ -19,6 +24,7 @@ from dinspect_export.runtimes import (
     OpenVinoRunner,
     Runner,
     ServedRunner,
+    served_models,
 )
 from dinspect_export.verification import Reference
 
@@ -40,11 +46,19 @@ class Verdict:
     not_run: str = ""
 
 
+# What OpenVINO is told to run a graph in, and what is then demanded: it lowers FP32 graphs itself.
+_OPENVINO_PRECISIONS: dict[str, dict[str, str]] = {
+    "fp32": {"f32": "fp32", "f16": "fp16"},
+    "fp16": {},
+}
+
+
 @dataclass(frozen=True)
 class _Candidate:
     artefact: str
     runtime: str
     tolerances: Tolerances
+    batches: tuple[int, ...]
     start: Callable[[], Runner]
 
 
@@ -68,65 +82,88 @@ def verify(
         if reasons:
             raise ManifestError(f"{item.name} is stale ({reasons[0]}); run 'dinspect build' first")
     images = check or description.check_images
+    served = _served_of(plan, server_url)
     sizes = {(item.recipe.variant, item.recipe.grid, item.recipe.layers) for item in plan.backbones}
     for size in sorted(sizes):
-        yield from _verify_size(plan, size, images, server_url)
+        yield from _verify_size(plan, size, images, served)
+    for item in plan.students:
+        yield Verdict(item.name, "onnxruntime", item.prove(OnnxRuntimeRunner(item.model)))
+    for engine in plan.engines:
+        if not isinstance(engine.graph, BackboneItem):
+            yield _verify_other_engine(engine)
+
+
+def _served_of(plan: Plan, server_url: str | None) -> dict[str, str]:
+    """Described backbones that the server serves, to its address.
+
+    Raises:
+        ServerUnavailableError: If it does not answer, or serves none of them.
+    """
+    if server_url is None:
+        return {}
+    names = [item.name for item in plan.backbones]
+    served = served_models(server_url, names)
+    if not served:
+        raise ServerUnavailableError(
+            f"the server at {server_url} serves none of {', '.join(names) or 'no backbone'}"
+        )
+    return dict.fromkeys(served, server_url)
+
+
+def _verify_other_engine(engine: EngineItem) -> Verdict:
+    """An engine of students, or of a graph made elsewhere."""
+    if engine.graph.prove is None:
+        return Verdict(engine.name, engine.target, None, "PyTorch does not know this graph")
+    try:
+        runner = EngineRunner(engine.path / ENGINE_FILE, engine.target)
+    except (RuntimeUnavailableError, MissingDependencyError) as error:
+        return Verdict(engine.name, engine.target, None, str(error))
+    return Verdict(engine.name, engine.target, engine.graph.prove(runner))
 
 
 def _verify_size(
-    plan: Plan, size: tuple[object, ...], images: CheckImages, server_url: str | None
+    plan: Plan, size: tuple[object, ...], images: CheckImages, served: dict[str, str]
 ) -> Iterator[Verdict]:
     """All graphs and engines of one backbone and input size; PyTorch runs once for them."""
+    from dinspect_export.runtimes import PyTorchRunner
+
     items = [
         item
         for item in plan.backbones
         if (item.recipe.variant, item.recipe.grid, item.recipe.layers) == size
     ]
-    from dinspect_export.runtimes import PyTorchRunner
-
     model = items[0].exporter.get().exportable(items[0].recipe)
     reference = Reference(PyTorchRunner(model), images, model.input_size)
     engines = [engine for engine in plan.engines if engine.graph in items]
-    for candidate in _candidates(items, engines, server_url):
+    for candidate in _candidates(items, engines, served):
         try:
             runner = candidate.start()
         except (RuntimeUnavailableError, MissingDependencyError) as error:
             yield Verdict(candidate.artefact, candidate.runtime, None, str(error))
             continue
-        proof = reference.prove(runner, candidate.tolerances)
+        proof = reference.prove(runner, candidate.tolerances, candidate.batches)
         yield Verdict(candidate.artefact, candidate.runtime, proof)
 
 
 def _candidates(
-    items: list[BackboneItem], engines: list[EngineItem], server_url: str | None
+    items: list[BackboneItem], engines: list[EngineItem], served: dict[str, str]
 ) -> Iterator[_Candidate]:
     for item in items:
-        model = item.path / MODEL_FILE
-        tolerances = TOLERANCES[item.precision]
-
-        yield _Candidate(item.name, "onnxruntime", tolerances, _starting(OnnxRuntimeRunner, model))
-        if item.precision == "fp32":
-            for precision, kept in (("f32", "fp32"), ("f16", "fp16")):
-                yield _Candidate(
-                    item.name,
-                    f"openvino {precision}",
-                    TOLERANCES[kept],
-                    _starting(OpenVinoRunner, model, precision),
-                )
-            if server_url is not None:
-                yield _Candidate(
-                    item.name,
-                    "served",
-                    TOLERANCES["fp16"],  # what a server runs in is its own choice
-                    _starting(ServedRunner, server_url, item.name, item.recipe.layers),
-                )
+        kept, smallest = TOLERANCES[item.precision], item.batch[:1]
+        start = _starting(OnnxRuntimeRunner, item.model)
+        yield _Candidate(item.name, "onnxruntime", kept, smallest, start)
+        for hint, precision in _OPENVINO_PRECISIONS[item.precision].items():
+            start = _starting(OpenVinoRunner, item.model, hint)
+            yield _Candidate(item.name, f"openvino {hint}", TOLERANCES[precision], smallest, start)
+        if item.name in served:
+            start = _starting(ServedRunner, served[item.name], item.name, item.recipe.layers)
+            # What a server runs a graph in is its own choice.
+            yield _Candidate(item.name, "served", TOLERANCES["fp16"], smallest, start)
     for engine in engines:
-        yield _Candidate(
-            engine.name,
-            engine.target,
-            TOLERANCES[engine.graph.precision],
-            _starting(EngineRunner, engine.path / ENGINE_FILE, engine.target),
-        )
+        kept = TOLERANCES[engine.graph.precision]
+        start = _starting(EngineRunner, engine.path / ENGINE_FILE, engine.target)
+        batches = tuple(sorted(set(engine.graph.batch)))
+        yield _Candidate(engine.name, engine.target, kept, batches, start)
 
 
 def _starting(runner: Callable[..., Runner], *arguments: object) -> Callable[[], Runner]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable
@@ -29,10 +30,15 @@ from dinspect_export.manifest import (
     BackboneManifest,
     read_backbones,
     read_engine,
+    sha256_of_file,
 )
 from dinspect_server import triton_config as configs
 from dinspect_server.errors import AssemblyError
 
+logger = logging.getLogger(__name__)
+
+PATCH_SIZE = 14
+"""Patch size `models/lib/image_preparation.py` prepares images for."""
 NATIVE_ONNXRUNTIME = "triton-onnxruntime"
 NATIVE_TENSORRT = "triton-tensorrt"
 NATIVE = (NATIVE_ONNXRUNTIME, NATIVE_TENSORRT)
@@ -120,12 +126,12 @@ def assemble(
         Names of the ensembles that inspect.
 
     Raises:
-        AssemblyError: If two artefacts have one input size, one takes other batches than the
-            server sends, or the folder cannot be written.
+        AssemblyError: If two artefacts have one input size, none takes the batches and the patch
+            size the server has, or the folder cannot be written.
         ManifestError: If an artefact or an engine is missing or damaged.
     """
     options = options or ServingOptions()
-    artefacts = read_backbones(artefacts_dir, options.graph_precision)
+    artefacts = _servable(artefacts_dir, options.graph_precision)
     backbones = [_backbone_model(artefact) for artefact in artefacts]
     _check_sizes(backbones)
     engines = engines_dir or artefacts_dir.parent / "engines"
@@ -202,11 +208,6 @@ def lock_repository(repository: Path) -> IO[str]:
 
 def _backbone_model(artefact: Artefact[BackboneManifest]) -> configs.BackboneModel:
     manifest = artefact.manifest
-    if manifest.batch[0] > 1 or manifest.batch[1] < configs.MAX_BATCH:
-        raise AssemblyError(
-            f"{manifest.name} takes batches of {manifest.batch[0]} to {manifest.batch[1]}; to be "
-            f"served it must take 1 to {configs.MAX_BATCH}"
-        )
     return configs.BackboneModel(
         name=manifest.name,
         grid=(manifest.grid[0], manifest.grid[1]),
@@ -216,13 +217,39 @@ def _backbone_model(artefact: Artefact[BackboneManifest]) -> configs.BackboneMod
     )
 
 
+def _servable(artefacts_dir: Path, precision: str) -> list[Artefact[BackboneManifest]]:
+    """Backbones the server can run; others, built for other uses, are left out with a word."""
+    found, reasons = [], []
+    for artefact in read_backbones(artefacts_dir, precision):
+        manifest = artefact.manifest
+        smallest, largest = manifest.batch
+        if manifest.patch_size != PATCH_SIZE:
+            reasons.append(
+                f"{manifest.name} has patches of {manifest.patch_size} px, and images are prepared "
+                f"for {PATCH_SIZE}"
+            )
+        elif smallest > 1 or largest < configs.MAX_BATCH:
+            reasons.append(
+                f"{manifest.name} takes batches of {smallest} to {largest}; to be served it must "
+                f"take 1 to {configs.MAX_BATCH}"
+            )
+        else:
+            found.append(artefact)
+    if not found:
+        raise AssemblyError("; ".join(reasons))
+    for reason in reasons:
+        logger.warning("left out: %s", reason)
+    return found
+
+
 def _check_sizes(backbones: Iterable[configs.BackboneModel]) -> None:
     seen: dict[str, str] = {}
     for backbone in backbones:
         if backbone.label in seen:
             raise AssemblyError(
                 f"{backbone.name} and {seen[backbone.label]} both serve size {backbone.label}; "
-                "give each repository one backbone per input size"
+                "give each repository one backbone per input size ('dinspect build --prune' "
+                "removes what engines.toml does not describe any more)"
             )
         seen[backbone.label] = backbone.name
 
@@ -240,7 +267,9 @@ def _write_input_size(
         _write_config(models, configs.anomaly_dino_config(backbone, raw=raw))
     if options.runtime in NATIVE:
         backend = options.runtime.removeprefix("triton-")
-        version = _write_config(models, configs.native_backbone_config(backbone, digest, backend))
+        # Triton loads a model again only if its config differs, so an engine built anew must show.
+        native = configs.native_backbone_config(backbone, digest, backend, sha256_of_file(files[0]))
+        version = _write_config(models, native)
     else:
         config = configs.backbone_config(backbone, options.runtime, options.precision, digest)
         version = _write_python_model(models, "backbone", config)

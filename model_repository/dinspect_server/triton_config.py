@@ -107,7 +107,7 @@ def backbone_config(
 
 
 def native_backbone_config(
-    backbone: BackboneModel, onnx_sha256: str, backend: str
+    backbone: BackboneModel, onnx_sha256: str, backend: str, file_sha256: str
 ) -> pb.ModelConfig:
     """The same, run by a backend of Triton's own, on a GPU where the server has one.
 
@@ -115,6 +115,7 @@ def native_backbone_config(
         backbone: The backbone.
         onnx_sha256: Digest of the graph, also where its engine is what runs.
         backend: ``onnxruntime`` or ``tensorrt``.
+        file_sha256: Digest of the file that runs.
     """
     config = pb.ModelConfig(
         name=backbone.name,
@@ -124,7 +125,10 @@ def native_backbone_config(
         input=[_input(_pixels_spec(backbone))],
         output=[_output(tokens_spec(backbone, layer)) for layer in backbone.layers],
         instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_AUTO)],
-        parameters={"onnx_sha256": pb.ModelParameter(string_value=onnx_sha256)},
+        parameters={
+            "onnx_sha256": pb.ModelParameter(string_value=onnx_sha256),
+            "file_sha256": pb.ModelParameter(string_value=file_sha256),
+        },
     )
     _bound_queue(config)
     return config

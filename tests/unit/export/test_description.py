@@ -49,6 +49,9 @@ def test_defaults_and_paths(tmp_path):
         (SMALL.replace("layers = [1]", "layers = [0]"), r"backbone\.0\.layers\.0: .*greater than"),
         (SMALL.replace("layers = [1]", "batch = {min = 3, max = 2}"), "expected min <= opt <= max"),
         (SMALL.replace("layers = [1]", 'precisions = ["int8"]'), "'fp32' or 'fp16'"),
+        (SMALL.replace('"8.6"', "8.6"), r"compute_capabilities\.0: Input should be a valid string"),
+        (SMALL.replace('"8.6"', '"sm_86"'), r"compute_capabilities\.0: String should match"),
+        (SMALL.replace("sizes = [56]", "sizes = []"), r"backbone\.0\.sizes: List should have"),
         (SMALL + 'name = "Über"\n', r"engine\.0\.name: String should match"),
     ],
 )  # fmt: skip
@@ -66,6 +69,28 @@ def test_impossible_sizes_and_variants_are_refused(tmp_path):
         read_description(write_description(tmp_path, SMALL.replace("vits14", "vitx14")))
 
 
+@pytest.mark.parametrize("layers", ["[13]", "[8, 4]", "[4, 4]", "[]"])
+def test_impossible_layers_are_refused(tmp_path, layers):
+    with pytest.raises(InvalidGeometryError, match=r"ascending block numbers within 1\.\.12"):
+        read_description(
+            write_description(tmp_path, SMALL.replace("layers = [1]", f"layers = {layers}"))
+        )
+
+
+def test_entries_that_nothing_comes_of_are_refused(tmp_path):
+    from dinspect_export.build_plan import Plan
+
+    text = SMALL.replace("layers = [1]", 'precisions = ["fp32"]')
+    with pytest.raises(
+        DescriptionError, match=r"\[\[engine\]\] tensorrt-rtx is for graphs in fp16"
+    ):
+        Plan(read_description(write_description(tmp_path, text)), download=False)
+    (tmp_path / "g.onnx").write_bytes(b"")
+    text = CHECK + '[[graph]]\nname = "g"\nfile = "g.onnx"\n'
+    with pytest.raises(DescriptionError, match="no \\[\\[engine\\]\\] is for that"):
+        Plan(read_description(write_description(tmp_path, text)), download=False)
+
+
 def test_missing_description_is_named(tmp_path):
     with pytest.raises(DescriptionError, match=r"no .*engines\.toml; write one"):
         read_description(tmp_path / "engines.toml")
@@ -78,6 +103,7 @@ def test_images_are_found_in_every_way(tmp_path, split):
     for name in names:
         (folder / name).write_bytes(split.enrolled[0].read_bytes())
     (folder / "notes.txt").write_text("no image")
+    (folder / "a.inspection.png").write_bytes(b"what `dinspect inspect` leaves beside a.png")
     everything = tuple(folder / name for name in sorted(names))
     assert find_images(["good"], tmp_path) == everything
     assert find_images(["good/*"], tmp_path) == everything
@@ -89,7 +115,7 @@ def test_images_are_found_in_every_way(tmp_path, split):
     assert cell.is_file()
 
 
-@pytest.mark.parametrize("pattern", ["good", "*.png", "package:no_such_package/a.png", "package:", "/nothing/*.png"])  # fmt: skip
+@pytest.mark.parametrize("pattern", ["good", "*.png", "package:no_such_package/a.png", "package:", "/nothing/*.png", ".", "a**/x", "package:__main__/x"])  # fmt: skip
 def test_pattern_without_images_is_named(tmp_path, pattern):
     with pytest.raises(InvalidGeometryError) as caught:
         find_images([pattern], tmp_path)
@@ -99,6 +125,8 @@ def test_pattern_without_images_is_named(tmp_path, pattern):
 def test_check_images_need_an_image_and_no_single_reference(split):
     with pytest.raises(InvalidGeometryError, match="at least one real image"):
         CheckImages(images=())
+    with pytest.raises(InvalidGeometryError, match="given as reference and as image"):
+        CheckImages(images=tuple(split.enrolled[:2]), references=tuple(split.enrolled[1:3]))
     with pytest.raises(InvalidGeometryError, match="one reference"):
         CheckImages(images=tuple(split.enrolled[:1]), references=tuple(split.enrolled[1:2]))
     with pytest.raises(InvalidGeometryError, match="cannot read a check image"):

@@ -166,7 +166,10 @@ def test_impossible_options_are_refused(options, reason):
 
 def test_missing_tensorrt_says_what_to_install(monkeypatch):
     monkeypatch.setitem(engine_module.TARGETS, "tensorrt", "tensorrt_that_is_not_there")
-    with pytest.raises(MissingDependencyError, match="pip install tensorrt-that-is-not-there"):
+    with pytest.raises(
+        MissingDependencyError,
+        match=r"package tensorrt-that-is-not-there.* pip install 'dinspect\[tensorrt\]'",
+    ):
         load_tensorrt("tensorrt")
 
 

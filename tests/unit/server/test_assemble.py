@@ -249,6 +249,7 @@ def test_native_tensorrt_serves_the_engine_of_the_half_graph(with_engines, tmp_p
     config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
     assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
     assert config.parameters["onnx_sha256"].string_value == engine.onnx_sha256
+    assert config.parameters["file_sha256"].string_value == engine.files["model.plan"]
     assert (folder / "1" / "model.plan").read_bytes() == b"a native plan"
     assert not (folder / "1" / "model.onnx").exists()
     assert (folder / "1" / "known_answer.safetensors").is_file()
@@ -266,6 +267,18 @@ def test_missing_or_other_engine_is_named(with_engines, tmp_path):
             assemble(artefacts, tmp_path / "repository", options)
     with pytest.raises(ManifestError, match="no exported backbone in fp32"):
         assemble(artefacts, tmp_path / "repository")
+
+
+def test_what_cannot_be_served_is_left_out(artefacts_dir, with_engines, tmp_path, caplog):
+    artefacts, _, _ = with_engines
+    shutil.copytree(artefacts_dir / "dinov2_vits14_448x588", artefacts / "good")
+    graph = read_backbones(artefacts_dir)[0].manifest
+    write_manifest(artefacts / "half", dataclasses.replace(graph, batch=[2, 2]))
+    assert assemble(artefacts, tmp_path / "repository") == ["anomaly_dino_448x588"]
+    assert "left out: dinov2_vits14_448 takes batches of 2 to 2" in caplog.text
+    write_manifest(artefacts / "half", dataclasses.replace(graph, patch_size=16))
+    assert assemble(artefacts, tmp_path / "repository") == ["anomaly_dino_448x588"]
+    assert "has patches of 16 px" in caplog.text
 
 
 def test_graph_of_another_batch_cannot_be_served(with_engines, tmp_path):
