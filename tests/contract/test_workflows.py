@@ -152,7 +152,14 @@ def test_workflow_starts_when_what_it_depends_on_changes(name):
     filters = [event["paths"] for event in events.values() if event and "paths" in event]
     assert all(paths == filters[0] for paths in filters)
     description = str(parse_dinspect(dinspect_calls(name)[0]).description)
-    needed = {"export/**", "pyproject.toml", "constraints.txt", f".github/workflows/{name}.yml"}
+    needed = {
+        "export/**",
+        "client/**",
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        f".github/workflows/{name}.yml",
+    }
     assert set(filters[0]) == needed | {description}
     for pattern in filters[0]:
         assert list(ROOT.glob(pattern)), pattern
