@@ -188,7 +188,8 @@ def test_weights_too_large_for_one_file_lie_beside_it(monkeypatch, split, tmp_pa
     assert dataclasses.replace(artefact.manifest, files=files).onnx_sha256 != digest
 
 
-def test_fixed_batch(split, tmp_path):
+@pytest.mark.parametrize("items", [1, 3])
+def test_fixed_batch(split, tmp_path, items):
     from dinspect_export.onnx_export import BackboneExporter
     from dinspect_export.recipes import backbone_recipe
 
@@ -196,8 +197,8 @@ def test_fixed_batch(split, tmp_path):
     exporter = BackboneExporter(Weights("packaged", "dinov2_vits14", tmp_path), check, tmp_path)
     digest = exporter.checkpoint.sha256
     recipe = backbone_recipe(
-        "dinov2_vits14", digest, (2, 2), check=check, layers=[1], batch=(1, 1)
+        "dinov2_vits14", digest, (2, 2), check=check, layers=[1], batch=(items, items)
     )  # fmt: skip
     artefact = exporter.export(recipe)
     (pixels,) = onnx.load(str(artefact.path / "model.onnx")).graph.input
-    assert [dim.dim_value for dim in pixels.type.tensor_type.shape.dim] == [1, 28, 28, 3]
+    assert [dim.dim_value for dim in pixels.type.tensor_type.shape.dim] == [items, 28, 28, 3]
