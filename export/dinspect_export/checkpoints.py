@@ -25,6 +25,7 @@ from dinspect_export.backbone import VisionTransformer
 from dinspect_export.checkpoint_names import SCHEMES, NamingScheme, recognise
 from dinspect_export.errors import CheckpointError, InvalidGeometryError
 from dinspect_export.packaged_weights import hugging_face_state_from_onnx
+from dinspect_export.state_fit import misfit, not_finite, some_of
 from dinspect_export.tensor_files import read_tensors
 from dinspect_export.variants import VARIANTS, BackboneVariant, variant_by_name
 from dinspect_export.weights_download import download_from_meta
@@ -41,7 +42,6 @@ __all__ = ["Checkpoint", "load_checkpoint", "network_from_checkpoint", "packaged
 
 logger = logging.getLogger(__name__)
 
-_MOST_NAMES_SHOWN = 6
 _LEAST_LIKENESS = 0.5
 
 
@@ -69,23 +69,15 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         state, expected = self.state_dict, _parameter_shapes(self.variant)
-        missing = [name for name in expected if name not in state]
-        left_over = [name for name in state if name not in expected]
-        misshaped = [
-            f"{name} {tuple(state[name].shape)} instead of {shape}"
-            for name, shape in expected.items()
-            if name in state and tuple(state[name].shape) != shape
-        ]
-        if missing or left_over or misshaped:
+        wrong = misfit(state, expected)
+        if wrong:
             raise CheckpointError(
-                f"{self.source} is not {self.variant.name}{_likeness(state, self.variant)}: "
-                f"missing {_some(missing)}; left over {_some(left_over)}; "
-                f"wrong shape {_some(misshaped)}"
+                f"{self.source} is not {self.variant.name}{_likeness(state, self.variant)}: {wrong}"
             )
-        broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+        broken = not_finite(state)
         if broken:
             raise CheckpointError(
-                f"{self.source} holds NaN or infinity in {_some(broken)}; fetch it again"
+                f"{self.source} holds NaN or infinity in {some_of(broken)}; fetch it again"
             )
 
 
@@ -154,7 +146,7 @@ def _naming_scheme(tensors: Mapping[str, Tensor], source: str) -> NamingScheme:
     if scheme is None:
         raise CheckpointError(
             f"{source} holds no vision transformer known here: its parameters are called "
-            f"{_some(list(tensors))}; expected are the names of "
+            f"{some_of(list(tensors))}; expected are the names of "
             f"{', '.join(known.title for known in SCHEMES)}"
         )
     return scheme
@@ -176,7 +168,7 @@ def _check_publisher(checkpoint: Checkpoint, scheme: NamingScheme) -> None:
         ]
         raise CheckpointError(
             f"{checkpoint.source} has {scheme.title}'s parameter names, but {variant.name} is "
-            f"published by {variant.publisher}; it looks like {_some(alike)}"
+            f"published by {variant.publisher}; it looks like {some_of(alike)}"
         )
 
 
@@ -199,10 +191,3 @@ def _likeness(state: Mapping[str, Tensor], variant: BackboneVariant) -> str:
     if best < _LEAST_LIKENESS or variant.name in names:
         return ""
     return f" (it looks like {' or '.join(names)})"
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return "nothing"
-    more = len(names) - _MOST_NAMES_SHOWN
-    return ", ".join(names[:_MOST_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

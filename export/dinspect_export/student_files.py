@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dinspect_export.artefact_store import replace_file
 from dinspect_export.errors import CheckpointError, InvalidGeometryError
+from dinspect_export.state_fit import misfit, not_finite, some_of
 from dinspect_export.students import Student, StudentPair, TrainedStudents
 from dinspect_export.tensor_files import read_tensors
 from dinspect_export.variants import VARIANTS, BackboneVariant, variant_by_name
@@ -29,7 +30,6 @@ OFFICIAL_LAYERS = (8, 12)
 RECORD_KEY = "dinspect_students"
 FORMAT_VERSION = 1
 _DIRECTIONS = ("forward", "backward")
-_MOST_NAMES_SHOWN = 6
 
 
 def load_students(
@@ -138,18 +138,10 @@ def _load_student(
 ) -> None:
     """Load weights whose names and shapes are exactly the student's and whose values are finite."""
     expected = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
-    missing = [name for name in expected if name not in state]
-    left_over = [name for name in state if name not in expected]
-    misshaped = [
-        f"{name} {tuple(state[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
-    if missing or left_over or misshaped:
+    wrong = misfit(state, expected)
+    if wrong:
         raise CheckpointError(
-            f"{source} is not a student of {variant.name}{_guess_variants(state, variant)}: "
-            f"missing {_some(missing)}; left over {_some(left_over)}; "
-            f"wrong shape {_some(misshaped)}"
+            f"{source} is not a student of {variant.name}{_guess_variants(state, variant)}: {wrong}"
         )
     _require_finite(state, source)
     student.load_state_dict(dict(state), strict=True)
@@ -163,19 +155,12 @@ def _guess_variants(state: Mapping[str, Tensor], variant: BackboneVariant) -> st
 
 
 def _require_finite(state: Mapping[str, Tensor], subject: str) -> None:
-    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    broken = not_finite(state)
     if broken:
         raise CheckpointError(
-            f"{subject}: NaN or infinity in {_some(broken)}; the training diverged or the file is "
-            "damaged, so take other weights"
+            f"{subject}: NaN or infinity in {some_of(broken)}; the training diverged or the file "
+            "is damaged, so take other weights"
         )
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return "nothing"
-    more = len(names) - _MOST_NAMES_SHOWN
-    return ", ".join(names[:_MOST_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -15,6 +15,17 @@ from dinspect_export.recipes import Tolerances
 from dinspect_export.verify import verify
 
 
+def small_description(folder, split, more=""):
+    """An FP16 graph of one block."""
+    path = folder / "engines.toml"
+    backbone = 'variant = "dinov2_vits14"\nweights = "packaged"\nprecisions = ["fp16"]\n'
+    path.write_text(
+        f'[check]\nimages = ["{split.enrolled[0]}"]\n'
+        f"[[backbone]]\n{backbone}sizes = [56]\nlayers = [1]\n{more}"
+    )
+    return path
+
+
 @pytest.fixture(scope="module")
 def images(split):
     return CheckImages(
@@ -79,19 +90,7 @@ def test_server_of_other_backbones(tmp_path, split, served_fp32, capsys):
     """Silence would look like agreement."""
     from dinspect_export.build import build
 
-    path = tmp_path / "engines.toml"
-    path.write_text(
-        f"""
-        [check]
-        images = ["{split.enrolled[0]}"]
-        [[backbone]]
-        variant = "dinov2_vits14"
-        weights = "packaged"
-        sizes = [56]
-        layers = [1]
-        precisions = ["fp16"]
-        """
-    )
+    path = small_description(tmp_path, split)
     assert len(list(build(read_description(path)))) == 1
     assert main(["verify", str(path), "--server", served_fp32.grpc_url]) == 3
     assert "serves none of dinov2_vits14_56_layers_1_fp16" in capsys.readouterr().err
@@ -111,21 +110,7 @@ def test_engine_without_a_gpu_is_told_not_run(tmp_path, split):
     pytest.importorskip("tensorrt_rtx")
     from dinspect_export.build import build
 
-    path = tmp_path / "engines.toml"
-    path.write_text(
-        f"""
-        [check]
-        images = ["{split.enrolled[0]}"]
-        [[backbone]]
-        variant = "dinov2_vits14"
-        weights = "packaged"
-        sizes = [56]
-        layers = [1]
-        precisions = ["fp16"]
-        [[engine]]
-        target = "tensorrt-rtx"
-        """
-    )
+    path = small_description(tmp_path, split, '[[engine]]\ntarget = "tensorrt-rtx"\n')
     description = read_description(path)
     assert len(list(build(description))) == 2
     ran, not_run = verify(description)

@@ -167,7 +167,7 @@ def test_description_remakes_what_it_changes(built, change, remade):
 
 @pytest.mark.parametrize(
     ("module", "remade"),
-    [("onnx_export", [GRAPH_FP32, GRAPH_FP16]), ("engine", [ENGINE_FP16])],
+    [("onnx_export", [GRAPH_FP32, GRAPH_FP16]), ("engine_build", [ENGINE_FP16])],
 )
 def test_code_remakes_what_it_makes(built, monkeypatch, module, remade):
     real = recipes.code_sha256
