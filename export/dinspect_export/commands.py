@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinspect_export.errors import StorageError
 from dinspect_export.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -15,6 +18,20 @@ if TYPE_CHECKING:
     from dinspect_export.verify import Verdict
 
 _NO = 1
+_Run = Callable[[Any, argparse.Namespace], int]
+
+
+def _refusals_named(run: _Run) -> _Run:
+    """Make what the system refuses (a file nobody may read, say) an error with the file's name."""
+
+    @functools.wraps(run)
+    def wrapped(command: Any, args: argparse.Namespace) -> int:
+        try:
+            return run(command, args)
+        except PermissionError as error:
+            raise StorageError(f"{error.filename}: {error.strerror}; change its mode") from error
+
+    return wrapped
 
 
 class ExportCommand:
@@ -64,6 +81,7 @@ class ExportCommand:
         parser.add_argument("--cache-dir", type=Path, default=Path("build/weights"))
         parser.add_argument("--json", action="store_true", help="print the manifests as JSON")
 
+    @_refusals_named
     def run(self, args: argparse.Namespace) -> int:
         """Export and report; see `onnx_export.export_backbones` for the errors."""
         from dinspect_export.check_images import CheckImages, find_images
@@ -119,6 +137,7 @@ class BuildCommand:
         )
         parser.add_argument("--json", action="store_true", help="print the outcomes as JSON")
 
+    @_refusals_named
     def run(self, args: argparse.Namespace) -> int:
         """Build, check or print the key; see `build` for the errors."""
         from dinspect_export.build import build, cache_key, check, prune, undescribed
@@ -170,6 +189,7 @@ class VerifyCommand:
         )
         parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
+    @_refusals_named
     def run(self, args: argparse.Namespace) -> int:
         """Compare and report; exit 1 if a tolerance is not kept."""
         from dinspect_export.check_images import CheckImages, find_images

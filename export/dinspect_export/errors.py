@@ -6,7 +6,7 @@ ExportError
 ├── MissingDependencyError  an optional package is not installed
 ├── InvalidGeometryError    a grid or resolution that does not fit the patch size
 ├── DescriptionError        engines.toml says something impossible
-├── StorageError            a file or folder cannot be written
+├── StorageError            a file or folder cannot be written, or not be read
 ├── EngineError             TensorRT refuses a graph or an option
 ├── RuntimeUnavailableError a runtime that was asked for is not there, a GPU for one
 ├── ServerUnavailableError  the Triton server does not answer, or not with this model
@@ -47,7 +47,7 @@ class DescriptionError(ExportError):
 
 
 class StorageError(ExportError):
-    """An artefact cannot be written; nothing of it was left behind."""
+    """The system refuses to read a file, or to write an artefact; nothing of it is left behind."""
 
 
 class EngineError(ExportError):
