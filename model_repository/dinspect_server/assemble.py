@@ -168,7 +168,7 @@ def _assemble(
         staging.mkdir()
         for artefact, backbone, paths in zip(artefacts, backbones, files, strict=True):
             _write_input_size(staging, artefact, backbone, paths, options)
-        _write_shared_models(staging, artefacts, backbones, options)
+        _write_shared_models(staging, artefacts, backbones, files, options)
         (repository / BANKS_FOLDER).mkdir(exist_ok=True)
         _replace(staging, repository / MODELS_FOLDER)
     except OSError as error:
@@ -285,10 +285,14 @@ def _write_shared_models(
     models: Path,
     artefacts: list[Artefact[BackboneManifest]],
     backbones: list[configs.BackboneModel],
+    files: list[list[Path]],
     options: ServingOptions,
 ) -> None:
     """The models that serve all input sizes."""
-    sizes = [_served_size(a, b, options) for a, b in zip(artefacts, backbones, strict=True)]
+    sizes = [
+        _served_size(artefact, backbone, paths[0], options)
+        for artefact, backbone, paths in zip(artefacts, backbones, files, strict=True)
+    ]
     enroll = configs.enroll_config(
         json.dumps(sizes), options.search_precision, options.max_bank_bytes
     )
@@ -298,7 +302,10 @@ def _write_shared_models(
 
 
 def _served_size(
-    artefact: Artefact[BackboneManifest], backbone: configs.BackboneModel, options: ServingOptions
+    artefact: Artefact[BackboneManifest],
+    backbone: configs.BackboneModel,
+    file: Path,
+    options: ServingOptions,
 ) -> dict[str, object]:
     return {
         "label": backbone.label,
@@ -310,7 +317,9 @@ def _served_size(
         "onnx_sha256": artefact.manifest.onnx_sha256,
         "weights_sha256": artefact.manifest.weights_sha256,
         # A native backend cannot say what it runs in; our own models are asked.
+        "file_sha256": sha256_of_file(file),
         "native_runtime": options.runtime if options.runtime in NATIVE else "",
+        "native_precision": options.graph_precision if options.runtime in NATIVE else "",
     }
 
 

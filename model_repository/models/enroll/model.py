@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
 
 from bank_store import BankStore, Bundle
-from enrolment import Enrolment, EnrolOptions, ServedSize, Sessions, TokensOf
-from image_preparation import PATCH_SIZE, decode_image, patch_grid
+from enrolment import Enrolment, EnrolOptions, Sessions
+from image_preparation import decode_image
 from nearest_neighbours import search_precision
 from refusals import InspectionRefused
+from served_backbone import ServedBackbone
+from served_size import choose_size, read_served_sizes
 from triton_requests import answer_each, array, start, tensor, text_tensor, texts
 from wire import (
     BUNDLE_VERSION,
@@ -26,8 +27,6 @@ from wire import (
     is_product_name,
 )
 
-DEFAULT_RESOLUTION = 448
-
 
 class TritonPythonModel:
     """Adapter around `enrolment`; calls the served backbone for every reference."""
@@ -37,8 +36,7 @@ class TritonPythonModel:
         parameters = start(args)
         self.store = BankStore(Path(args["model_repository"]).parents[1] / "banks")
         self.store.remove_leftovers()
-        sizes = [ServedSize.from_json(size) for size in json.loads(parameters["served_sizes"])]
-        self.served = {size.grid: size for size in sizes}
+        self.sizes = read_served_sizes(parameters["served_sizes"])
         self.sessions = Sessions()
         self.search_precision = search_precision(parameters["search_precision"])
         self.max_bank_bytes = int(parameters["max_bank_bytes"])
@@ -62,11 +60,12 @@ class TritonPythonModel:
                 self.sessions.put(options.session, enrolment)
                 report = {"session": options.session, "num_staged": len(enrolment.tokens)}
                 return _outputs(0, 0.0, report)
+            backbone = ServedBackbone(enrolment.served)
             bundle = enrolment.publish(
                 self.store,
-                self._runtime(enrolment.served),
+                backbone.runtime(),
                 self.search_precision,
-                self._tokens_of(enrolment.served),
+                backbone.tokens,
             )
         except BaseException:
             # Half an enrolment must not be continued as if the failed part had been taken.
@@ -113,56 +112,14 @@ class TritonPythonModel:
             except InspectionRefused as refusal:
                 raise InspectionRefused(f"reference {names[0]}: {refusal}") from None
         for name, encoded in zip(names, images, strict=True):
-            enrolment.add(name, encoded, self._tokens_of(enrolment.served))
+            enrolment.add(name, encoded, ServedBackbone(enrolment.served).tokens)
         return enrolment
 
     def _begin(self, product: str, encoded: bytes, options: EnrolOptions) -> Enrolment:
         image = decode_image(encoded)
-        size = (image.shape[0], image.shape[1])
-        resolutions = [options.resolution] if options.resolution else self._resolutions()
-        for resolution in resolutions:
-            served = self.served.get(patch_grid(size, resolution))
-            if served is not None and min(served.grid) * PATCH_SIZE == resolution:
-                return Enrolment(product, served, size, image, options, self.max_bank_bytes)
-        shown = ", ".join(one.label for one in self.served.values())
-        rows, columns = patch_grid(size, resolutions[0])
-        raise InspectionRefused(
-            f"a {size[1]} x {size[0]} px image needs input size "
-            f"{rows * PATCH_SIZE}x{columns * PATCH_SIZE} (height x width), but this server has "
-            f"{shown}; export and assemble that size"
-        )
-
-    def _resolutions(self) -> list[int]:
-        """Served resolutions, the default first."""
-        served = {min(grid) * PATCH_SIZE for grid in self.served}
-        return sorted(served, key=lambda resolution: (resolution != DEFAULT_RESOLUTION, resolution))
-
-    def _tokens_of(self, served: ServedSize) -> TokensOf:
-        name = f"patch_tokens_{served.layer}"
-        return lambda pixels: self._ask(served, pixels, name)[0]
-
-    def _runtime(self, served: ServedSize) -> dict[str, str]:
-        """What the backbone runs in right now; it may have been reloaded since the last time."""
-        if served.native_runtime:
-            return {"runtime": served.native_runtime, "precision": "fp32"}
-        height, width = (side * PATCH_SIZE for side in served.grid)
-        black = np.zeros((height, width, 3), np.uint8)
-        info: dict[str, str] = json.loads(self._ask(served, black, "runtime_info").reshape(-1)[0])
-        return info
-
-    def _ask(self, served: ServedSize, pixels: NDArray[np.uint8], output: str) -> NDArray[Any]:
-        """One output of the served backbone for one image, in a batch of one."""
-        response = pb_utils.InferenceRequest(
-            model_name=served.backbone,
-            requested_output_names=[output],
-            inputs=[tensor("pixels", pixels[None], np.uint8)],
-            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-        ).exec()
-        if response.has_error():
-            raise RuntimeError(f"{served.backbone}: {response.error().message()}")
-        answer = pb_utils.get_output_tensor_by_name(response, output).as_numpy()
-        # A copy: the tensor's memory belongs to the response.
-        return np.array(answer)
+        image_size = (image.shape[0], image.shape[1])
+        size = choose_size(self.sizes, image_size, options.resolution)
+        return Enrolment(product, size, image_size, image, options, self.max_bank_bytes)
 
 
 def _options(request: Any) -> EnrolOptions:

@@ -23,6 +23,7 @@ from image_preparation import PATCH_SIZE, backbone_pixels, decode_image, same_as
 from image_score import top_fraction_mean
 from nearest_neighbours import CosineSearch, unit_vectors
 from refusals import InspectionRefused
+from served_size import ServedSize
 
 TokensOf = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Runs the served backbone: ``(H, W, 3)`` uint8 pixels to ``(N, D)`` float32 patch tokens."""
@@ -30,37 +31,6 @@ TokensOf = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 SESSION_TIMEOUT_S = 600.0
 MAX_SESSIONS = 8
 _MAX_TEXT = 200
-
-
-@dataclass(frozen=True)
-class ServedSize:
-    """One input size that this server can enrol for.
-
-    Attributes:
-        label: ``448`` or ``448x588``.
-        ensemble: Model that will inspect.
-        backbone: Model that computes patch tokens.
-        grid: Patch grid.
-        layer: One-based block whose tokens are compared.
-        name, onnx_sha256, weights_sha256: Identity of the backbone.
-        native_runtime: Triton backend that runs it; empty when the model itself tells.
-    """
-
-    label: str
-    ensemble: str
-    backbone: str
-    grid: tuple[int, int]
-    layer: int
-    name: str
-    onnx_sha256: str
-    weights_sha256: str
-    native_runtime: str
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ServedSize:
-        """Read what `assemble` put into the model's parameters."""
-        rows, columns = value["grid"]
-        return cls(**(value | {"grid": (rows, columns)}))
 
 
 @dataclass(frozen=True)

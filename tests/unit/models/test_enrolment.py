@@ -7,21 +7,22 @@ import pytest
 from PIL import Image
 
 from bank_store import BankStore
-from enrolment import MAX_SESSIONS, Enrolment, EnrolOptions, ServedSize, Sessions
+from enrolment import MAX_SESSIONS, Enrolment, EnrolOptions, Sessions
 from refusals import InspectionRefused
+from served_size import ServedSize
 
-SERVED = ServedSize.from_json(
-    {
-        "label": "28",
-        "ensemble": "anomaly_dino_28",
-        "backbone": "tiny",
-        "grid": [2, 2],
-        "layer": 12,
-        "name": "dinov2_vits14",
-        "onnx_sha256": "a" * 64,
-        "weights_sha256": "b" * 64,
-        "native_runtime": "",
-    }
+SERVED = ServedSize(
+    label="28",
+    ensemble="anomaly_dino_28",
+    backbone="tiny",
+    grid=(2, 2),
+    layer=12,
+    name="dinov2_vits14",
+    onnx_sha256="a" * 64,
+    weights_sha256="b" * 64,
+    file_sha256="a" * 64,
+    native_runtime="",
+    native_precision="",
 )
 
 
