@@ -70,3 +70,57 @@ def upsample(grid, height, width):
 def anomaly_map(grid, height, width):
     """Bilinear to the original size, then Gaussian with sigma 4 (Section C.2; `utils.dists2map`)."""
     return gaussian_filter(upsample(np.asarray(grid, np.float64), height, width), sigma=4.0)
+
+
+def first_component(tokens):
+    """Unscaled projection on the first principal component, by SVD (`compute_background_mask`).
+
+    The direction's largest entry is positive, as in scikit-learn's `svd_flip`.
+    """
+    tokens = np.asarray(tokens, dtype=np.float64)
+    centred = tokens - tokens.mean(axis=0)
+    direction = np.linalg.svd(centred, full_matrices=False)[2][0]
+    if max(direction, key=abs) < 0:
+        direction = -direction
+    return np.array([float((token * direction).sum()) for token in centred])
+
+
+def _neighbourhood(mask, row, column):
+    rows, columns = len(mask), len(mask[0])
+    return [
+        mask[r][c]
+        for r in range(max(row - 1, 0), min(row + 2, rows))
+        for c in range(max(column - 1, 0), min(column + 2, columns))
+    ]
+
+
+def dilation(mask):
+    """3 x 3, what lies outside ignored."""
+    return [
+        [any(_neighbourhood(mask, r, c)) for c in range(len(mask[0]))] for r in range(len(mask))
+    ]
+
+
+def erosion(mask):
+    """3 x 3, what lies outside ignored."""
+    return [
+        [all(_neighbourhood(mask, r, c)) for c in range(len(mask[0]))] for r in range(len(mask))
+    ]
+
+
+def foreground_mask(tokens, grid):
+    """First component above 10, sign rule, dilation, closing (Section C.1, "Masking").
+
+    Threshold, centre crop and kernel are those of `backbones.compute_background_mask`.
+    """
+    rows, columns = grid
+    component = first_component(tokens).reshape(rows, columns)
+    mask = [[value > 10 for value in row] for row in component]
+    centre = [
+        mask[r][c]
+        for r in range(int(rows * 0.2), int(rows * 0.8))
+        for c in range(int(columns * 0.2), int(columns * 0.8))
+    ]
+    if sum(centre) <= 0.35 * len(centre):
+        mask = [[-value > 10 for value in row] for row in component]
+    return np.array(erosion(dilation(dilation(mask))))
