@@ -41,21 +41,12 @@ def split(cells):
 @pytest.fixture(scope="session")
 def description(split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished build of the packaged ViT-S/14 at 448 x 448 and 448 x 588, by its description."""
+    from integration.builds import describe
+
     from dinspect_export.build import build
     from dinspect_export.description import read_description
 
-    path = tmp_path_factory.mktemp("plant") / "engines.toml"
-    path.write_text(
-        f"""
-        [check]
-        images = ["{split.enrolled[0]}"]
-        [[backbone]]
-        variant = "dinov2_vits14"
-        weights = "packaged"
-        sizes = [448, "448x588"]
-        precisions = ["fp32"]
-        """
-    )
+    path = describe(tmp_path_factory.mktemp("plant"), split, [448, "448x588"])
     outcomes = list(build(read_description(path)))
     assert [outcome.action for outcome in outcomes] == ["built", "built"]
     return path
@@ -68,13 +59,27 @@ def artefacts_dir(description: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def torch_backbone():
-    """The same backbone in PyTorch at 448 x 448: the truth the server is held to."""
-    from dinspect_export.backbone import ExportableBackbone
+def torch_network():
+    """The same backbone in PyTorch, for any size."""
     from dinspect_export.checkpoints import load_checkpoint, network_from_checkpoint
 
-    checkpoint = load_checkpoint("packaged", "dinov2_vits14", Path())
-    return ExportableBackbone(network_from_checkpoint(checkpoint), (32, 32), [12]).eval()
+    return network_from_checkpoint(load_checkpoint("packaged", "dinov2_vits14", Path()))
+
+
+@pytest.fixture(scope="session")
+def torch_backbone(torch_network):
+    """At 448 x 448: the truth the server is held to."""
+    from dinspect_export.backbone import ExportableBackbone
+
+    return ExportableBackbone(torch_network, (32, 32), [12]).eval()
+
+
+@pytest.fixture(scope="session")
+def torch_tokens(torch_network):
+    """Tokens of block 12 of pixels of any size, each image computed once."""
+    from integration.slow_product import TorchTokens
+
+    return TorchTokens(torch_network, 12)
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +92,30 @@ def served(artefacts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def served_fp32(artefacts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     """A real server in FP32, for comparison with the reference to the last digits."""
     yield from _serve(artefacts_dir, tmp_path_factory.mktemp("served_fp32"), "fp32")
+
+
+@pytest.fixture(scope="session")
+def served_sizes(split, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """A real server in FP32 of the paper's other resolutions, and of a 3:4 camera held upright."""
+    from integration.builds import describe
+
+    from dinspect_export.build import build
+    from dinspect_export.description import read_description
+
+    sizes = [224, 672, 896, "294x224", "588x448"]
+    path = describe(tmp_path_factory.mktemp("sizes"), split, sizes)
+    assert len(list(build(read_description(path)))) == len(sizes)
+    artefacts = path.parent / "build" / "artefacts"
+    yield from _serve(artefacts, tmp_path_factory.mktemp("served_sizes"), "fp32")
+
+
+@pytest.fixture(scope="session")
+def cookies() -> Path:
+    """Cookies on a tray, 576 x 768 px: a product that is masked. They are in no package."""
+    folder = Path(__file__).parents[2] / "shared" / "data" / "cookie"
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}")
+    return folder
 
 
 def _serve(artefacts_dir: Path, repository: Path, precision: str) -> Iterator:

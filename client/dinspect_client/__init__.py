@@ -1,4 +1,4 @@
-"""Client of a dinspect server: inspect images, enrol products, look at the result.
+"""Client of a dinspect server: inspect images, enrol products, manage them, look at the result.
 
 Needs numpy and tritonclient, OpenCV for pictures; importing it loads neither gRPC nor OpenCV.
 """
@@ -8,6 +8,7 @@ from dinspect_client.errors import (
     InspectionError,
     InvalidImageError,
     ModelUnavailable,
+    ProductFileError,
     ProtocolMismatch,
     RequestRejected,
     RequestTimeout,
@@ -15,23 +16,50 @@ from dinspect_client.errors import (
     ServerUnreachable,
 )
 from dinspect_client.images import ImageSource
-from dinspect_client.results import Calibration, Enrollment, Inspection, Product
+from dinspect_client.products import DamagedVersion, LoggedChange, Product, ProductHistory
+from dinspect_client.results import DefectRegion, Inspection, ZeroShotScore
+from dinspect_client.versions import (
+    Backbone,
+    BankBackbone,
+    Calibration,
+    Change,
+    ImageRecord,
+    MeasuredLoss,
+    Preprocessing,
+    ProductVersion,
+    Region,
+    Scoring,
+)
 from dinspect_client.wire import Verdict
 
 __all__ = [
+    "Backbone",
+    "BankBackbone",
     "Calibration",
-    "Enrollment",
+    "Change",
+    "DamagedVersion",
+    "DefectRegion",
+    "ImageRecord",
     "ImageSource",
     "Inspection",
     "InspectionClient",
     "InspectionError",
     "InvalidImageError",
+    "LoggedChange",
+    "MeasuredLoss",
     "ModelUnavailable",
+    "Preprocessing",
     "Product",
+    "ProductFileError",
+    "ProductHistory",
+    "ProductVersion",
     "ProtocolMismatch",
+    "Region",
     "RequestRejected",
     "RequestTimeout",
+    "Scoring",
     "ServerFault",
     "ServerUnreachable",
     "Verdict",
+    "ZeroShotScore",
 ]

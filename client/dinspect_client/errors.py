@@ -4,6 +4,7 @@
 
     InspectionError            no answer that may be used; the part was NOT inspected
     ├── InvalidImageError      the local image is missing, unreadable or of a wrong form
+    ├── ProductFileError       the file of an exported product cannot be written, read or used
     ├── ServerUnreachable      no server took the request: no connection, queue full, no access
     ├── RequestTimeout         no answer in time; whether the work was done is unknown
     ├── ModelUnavailable       the server answers, but does not serve this model now
@@ -55,6 +56,12 @@ class InspectionError(Exception):
 
 class InvalidImageError(InspectionError):
     """The caller's image is missing, unreadable, empty, or an array of a wrong form."""
+
+    exit_status = 2
+
+
+class ProductFileError(InspectionError):
+    """The file of an exported product is in the way, cannot be written or read, or is none."""
 
     exit_status = 2
 

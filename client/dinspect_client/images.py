@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import stat
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +20,43 @@ ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | NDArray[np.uint8]"
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 PICTURE_SUFFIX = ".inspection.png"
 """Ending of the pictures that an inspection writes; never taken for an input of a folder."""
+MAX_NAME = 200
+"""Characters of a name that a server keeps."""
+
+
+def image_list(images: Sequence[ImageSource]) -> list[ImageSource]:
+    """Return several images as a list, each checked as far as that is possible without reading it.
+
+    So that a long transfer does not begin which must fail in the middle.
+
+    Raises:
+        InvalidImageError: If one is missing, empty or an array of a wrong form, or ``images`` is
+            a single image.
+    """
+    single = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike)
+    if single or (isinstance(images, np.ndarray) and images.ndim < 4):
+        raise InvalidImageError(
+            f"images is a single {type(images).__name__}, expected a list of images"
+        )
+    listed = list(images)
+    for image in listed:
+        _check(image)
+    return listed
+
+
+def _check(image: ImageSource) -> None:
+    if isinstance(image, np.ndarray):
+        checked_rgb(image)
+    elif isinstance(image, bytes | bytearray | memoryview):
+        if not len(image):
+            raise _empty(image)
+    else:
+        try:
+            status = os.stat(image)
+        except (OSError, TypeError, ValueError) as error:
+            raise _unreadable(image, error) from error
+        if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+            raise _empty(image)
 
 
 def encoded_image(image: ImageSource) -> bytes:
@@ -35,16 +74,26 @@ def encoded_image(image: ImageSource) -> bytes:
         ].tobytes()
     data = bytes(image) if isinstance(image, bytes | bytearray | memoryview) else _read(image)
     if not data:
-        raise InvalidImageError(f"{image_name(image)} is empty, expected an encoded image")
+        raise _empty(image)
     return data
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()
-    except (OSError, TypeError, ValueError) as error:  # ValueError: a null character in the path
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InvalidImageError(f"cannot read image {os.fspath(path)}: {reason}") from error
+    except (OSError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _empty(image: ImageSource) -> InvalidImageError:
+    return InvalidImageError(f"{image_name(image)} is empty, expected an encoded image")
+
+
+def _unreadable(path: object, error: Exception) -> InvalidImageError:
+    # Not every error is the system's: a ValueError is a null character in the path.
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    shown = os.fspath(path) if isinstance(path, str | os.PathLike) else repr(path)
+    return InvalidImageError(f"cannot read image {shown}: {reason}")
 
 
 def checked_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -63,8 +112,29 @@ def checked_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
 def image_name(image: ImageSource, number: int | None = None) -> str:
     """Return what to call an image in reports: its file name, else its number in the list."""
     if isinstance(image, str | os.PathLike):
-        return Path(image).name
+        return _shown(Path(image).name)
     return "image" if number is None else f"image-{number}"
+
+
+def image_names(images: Sequence[ImageSource], first_number: int = 1) -> list[str]:
+    """Return what to call each of several images, files of one name with their folders."""
+    names = [image_name(image, number) for number, image in enumerate(images, first_number)]
+    for longer in (_with_folder, Path.as_posix):
+        counts = Counter(names)
+        for index, image in enumerate(images):
+            if counts[names[index]] > 1 and isinstance(image, str | os.PathLike):
+                names[index] = _shown(longer(Path(image)))
+    return names
+
+
+def _with_folder(path: Path) -> str:
+    return "/".join(path.parts[-2:])
+
+
+def _shown(name: str) -> str:
+    """A name as any server can keep it: without bytes that are no text, its end if it is long."""
+    text = name.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= MAX_NAME else f"...{text[3 - MAX_NAME :]}"
 
 
 def expand_paths(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

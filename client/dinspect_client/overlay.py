@@ -7,8 +7,7 @@ Images are ``(H, W, 3)`` uint8 RGB everywhere here; OpenCV's BGR stays inside ``
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TypeAlias, TypeVar, cast
 
 import cv2
@@ -16,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinspect_client.errors import InvalidImageError
+from dinspect_client.files import whole_file
 from dinspect_client.images import checked_rgb
 from dinspect_client.lettering import Lettering
-from dinspect_client.results import Inspection
+from dinspect_client.results import Inspection, ZeroShotScore
 from dinspect_client.wire import Verdict, parse_product
 
 RgbImage: TypeAlias = NDArray[np.uint8]
@@ -85,16 +85,15 @@ def overlay_image(
 
 
 def annotate(
-    picture: RgbImage, *, product: str, score: float, threshold: float, verdict: Verdict
+    picture: RgbImage, *, title: str, facts: Sequence[str], badge: Verdict | None
 ) -> RgbImage:
-    """Put a strip with product, score, threshold and verdict above a picture.
+    """Put a strip with title, facts and verdict above a picture.
 
     Args:
         picture: ``(H, W, 3)`` uint8.
-        product: Name of the product; shrunk to fit, whatever its length.
-        score: Image score.
-        threshold: Threshold in the unit of the score.
-        verdict: Written on a badge in its colour.
+        title: Shrunk to fit, whatever its length.
+        facts: Short texts; the first is the brightest.
+        badge: Verdict, written on a badge in its colour; None for no badge.
 
     Returns:
         ``(H + strip, W, 3)`` uint8, the picture unchanged at the bottom.
@@ -102,22 +101,20 @@ def annotate(
     width = picture.shape[1]
     unit = _text_height(width)
     strip: RgbImage = np.full((round(5.2 * unit), width, 3), _BACKGROUND, dtype=np.uint8)
-
-    on_badge = Lettering(unit, (255, 255, 255), bold=True)
-    left = width - on_badge.width(verdict.name) - 2 * unit
-    corners = (left, round(0.8 * unit)), (width - 1, round(3.4 * unit))
-    _rounded_box(strip, *corners, VERDICT_COLORS[verdict])
-    on_badge.write(strip, verdict.name, left + unit, round(2.6 * unit))
-
-    room = left - unit
-    title = Lettering(round(1.15 * unit), _TEXT, bold=True).fitting(product, room)
-    title.write(strip, product, 0, round(2 * unit))
-    fact = Lettering(round(0.85 * unit), _TEXT)
-    score_text, threshold_text = f"score {score:.4g}", f"threshold {threshold:.4g}"
-    fact.write(strip, score_text, 0, round(4 * unit))
-    Lettering(fact.height, _MUTED).write(
-        strip, threshold_text, fact.width(score_text) + 2 * unit, round(4 * unit)
-    )
+    left = width
+    if badge is not None:
+        on_badge = Lettering(unit, (255, 255, 255), bold=True)
+        left = width - on_badge.width(badge.name) - 2 * unit
+        corners = (left, round(0.8 * unit)), (width - 1, round(3.4 * unit))
+        _rounded_box(strip, *corners, VERDICT_COLORS[badge])
+        on_badge.write(strip, badge.name, left + unit, round(2.6 * unit))
+    heading = Lettering(round(1.15 * unit), _TEXT, bold=True).fitting(title, left - unit)
+    heading.write(strip, title, 0, round(2 * unit))
+    x, color = 0, _TEXT
+    for fact in facts:
+        lettering = Lettering(round(0.85 * unit), color)
+        lettering.write(strip, fact, x, round(4 * unit))
+        x, color = x + lettering.width(fact) + 2 * unit, _MUTED
     return np.vstack([strip, picture])
 
 
@@ -126,7 +123,7 @@ def draw_inspection(image_rgb: RgbImage, inspection: Inspection) -> RgbImage:
 
     Args:
         image_rgb: ``(H, W, 3)`` uint8, the image that was inspected.
-        inspection: Its answer, with the map.
+        inspection: Its answer, with the map; its defect regions are framed in it.
 
     Returns:
         The picture as uint8 RGB; small images are enlarged, large ones reduced, so that the text
@@ -137,26 +134,71 @@ def draw_inspection(image_rgb: RgbImage, inspection: Inspection) -> RgbImage:
     """
     if inspection.anomaly_map is None:
         raise ValueError("the inspection has no anomaly map; inspect with_map=True")
-    peak = map_peak(inspection.threshold)
-    if inspection.anomaly_map.shape != image_rgb.shape[:2]:
-        raise ValueError(
-            f"the map is {inspection.anomaly_map.shape}, the image {image_rgb.shape[:2]}"
-        )
+    threshold, peak = inspection.threshold, map_peak(inspection.threshold)
+    boxes = [region.box_px for region in inspection.defect_regions or ()]
+    body = _body(image_rgb, inspection.anomaly_map, peak, boxes, threshold=threshold)
+    facts = [f"score {inspection.anomaly_score:.4g}", f"threshold {threshold:.4g}"]
+    if inspection.normal_below < threshold:
+        facts.append(f"normal up to {inspection.normal_below:.4g}")
+    if boxes:
+        facts.append(f"{len(boxes)} defect region" + ("s" if len(boxes) > 1 else ""))
+    title = f"{parse_product(inspection.product)[0]} v{inspection.bundle_version}"
+    picture = annotate(body, title=title, facts=facts, badge=inspection.verdict)
+    return _framed(picture, VERDICT_COLORS[inspection.verdict])
+
+
+def draw_zero_shot(image_rgb: RgbImage, score: ZeroShotScore, *, peak: float) -> RgbImage:
+    """Draw the picture of a zero-shot score, which knows neither threshold nor verdict.
+
+    Args:
+        image_rgb: ``(H, W, 3)`` uint8, the image that was scored.
+        score: Its score, with the map.
+        peak: As for ``overlay_image``: the same for every picture of a batch.
+
+    Returns:
+        The picture as uint8 RGB, in a size as ``draw_inspection`` makes it.
+
+    Raises:
+        ValueError: If there is no map, or one of another image, or the peak is not positive.
+    """
+    if score.anomaly_map is None:
+        raise ValueError("the score has no anomaly map; ask for it with_map=True")
+    body = _body(image_rgb, score.anomaly_map, peak, [], threshold=None)
+    facts = [f"score {score.anomaly_score:.4g}", f"against {score.num_images - 1} other images"]
+    return _framed(annotate(body, title=score.name, facts=facts, badge=None), _MUTED)
+
+
+def _body(
+    image_rgb: RgbImage,
+    anomaly_map: NDArray[np.float32],
+    peak: float,
+    boxes: Sequence[tuple[int, int, int, int]],
+    threshold: float | None,
+) -> RgbImage:
+    """Image and overlay side by side, with the scale below."""
+    if anomaly_map.shape != image_rgb.shape[:2]:
+        raise ValueError(f"the map is {anomaly_map.shape}, the image {image_rgb.shape[:2]}")
     # Scaled before they are blended: less work for large images, smoother edges for small ones.
-    image, anomaly_map = _fit(image_rgb), _fit(inspection.anomaly_map)
-    panels = _panels(image, overlay_image(image, anomaly_map, peak=peak))
+    image = _fit(image_rgb)
+    overlay = overlay_image(image, _fit(anomaly_map), peak=peak)
+    _frame_boxes(overlay, boxes, image.shape[1] / image_rgb.shape[1])
+    panels = _panels(image, overlay)
     body = _centred(panels, max(panels.shape[1], _MIN_CONTENT_PX))
-    body = np.vstack([body, _scale_strip(body.shape[1], inspection.threshold, peak)])
-    picture = annotate(
-        body,
-        product=f"{parse_product(inspection.product)[0]} v{inspection.bundle_version}",
-        score=inspection.anomaly_score,
-        threshold=inspection.threshold,
-        verdict=inspection.verdict,
-    )
-    margin = _text_height(picture.shape[1])
-    picture = _bordered(picture, margin, _BACKGROUND)
-    return _bordered(picture, max(3, picture.shape[1] // 300), VERDICT_COLORS[inspection.verdict])
+    return np.vstack([body, _scale_strip(body.shape[1], threshold, peak)])
+
+
+def _frame_boxes(panel: RgbImage, boxes: Sequence[tuple[int, int, int, int]], scale: float) -> None:
+    """Frame boxes in pixels of the image in its scaled panel, bright on dark to be seen on both."""
+    for x, y, width, height in boxes:
+        top_left = (int(x * scale), int(y * scale))
+        bottom_right = (int(np.ceil((x + width) * scale)), int(np.ceil((y + height) * scale)))
+        for color, thickness in ((_BACKGROUND, 4), (_TEXT, 2)):
+            cv2.rectangle(panel, top_left, bottom_right, color, thickness)
+
+
+def _framed(picture: RgbImage, color: Color) -> RgbImage:
+    picture = _bordered(picture, _text_height(picture.shape[1]), _BACKGROUND)
+    return _bordered(picture, max(3, picture.shape[1] // 300), color)
 
 
 def read_rgb(path: str | os.PathLike[str]) -> RgbImage:
@@ -181,24 +223,9 @@ def write_png(path: str | os.PathLike[str], image_rgb: RgbImage) -> None:
     Raises:
         OSError: If it cannot be written; what was there before stays.
     """
-    target = Path(path)
     data = cv2.imencode(".png", cv2.cvtColor(checked_rgb(image_rgb), cv2.COLOR_RGB2BGR))[1]
-    # In the same folder, since a rename across file systems is not one step.
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.tobytes())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide it from colleagues
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with whole_file(path, overwrite=True) as file:
+        file.write(data.tobytes())
 
 
 def _fit(image: PixelsT) -> PixelsT:
@@ -234,15 +261,17 @@ def _pad(image: RgbImage, top: int, bottom: int, left: int, right: int, color: C
     return np.asarray(padded, dtype=np.uint8)
 
 
-def _scale_strip(width: int, threshold: float, peak: float) -> RgbImage:
-    """Draw the colour scale with its ends and the threshold."""
+def _scale_strip(width: int, threshold: float | None, peak: float) -> RgbImage:
+    """Draw the colour scale with its ends and the threshold, if there is one."""
     label = Lettering(round(0.72 * _text_height(width)), _MUTED)
     height = label.height
     strip: RgbImage = np.full((round(4.4 * height), width, 3), _BACKGROUND, dtype=np.uint8)
     top, bottom = round(1.4 * height), round(2.2 * height)
     columns = np.linspace(0, 255, width).astype(np.uint8)
     strip[top:bottom] = color_scale()[columns]
-    marks = [("0", 0.0), (f"threshold {threshold:.3g}", threshold / peak), (f"{peak:.3g}", 1.0)]
+    marks = [("0", 0.0), (f"{peak:.3g}", 1.0)]
+    if threshold is not None:
+        marks.insert(1, (f"threshold {threshold:.3g}", threshold / peak))
     for text, share in marks:
         center = round(share * (width - 1))
         text_width = label.width(text)

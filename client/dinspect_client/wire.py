@@ -4,7 +4,7 @@ Standard library only: the server's models carry a copy of this very file, the m
 generated from it, and a contract test holds both to it.
 
 Every ensemble takes batches: the shapes below are those of one item, the first dimension of a
-request's tensors counts items. ``products`` and ``enroll`` take no batch.
+request's tensors counts items. ``enroll``, ``manage``, ``products`` and ``zero_shot`` take none.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ PATCH_DISTANCES = TensorSpec("patch_distances", "FP32", (-1, -1), "distance per 
 ANOMALY_MAP = TensorSpec(
     "anomaly_map", "FP32", (-1, -1), "distance per pixel of the original image"
 )
+NORMAL_BELOW = TensorSpec("normal_below", "FP32", (1,), "score up to which a part is normal")
+DEFECT_REGIONS = TensorSpec(
+    "defect_regions", "BYTES", (1,), "JSON list of regions of the map, see DefectRegionKey"
+)
 BUNDLE_VERSION = TensorSpec("bundle_version", "INT64", (1,), "version of the bundle that answered")
 
 INSPECTION_OUTPUTS = (
@@ -64,7 +68,21 @@ INSPECTION_OUTPUTS = (
     PATCH_DISTANCES,
     ANOMALY_MAP,
     BUNDLE_VERSION,
+    NORMAL_BELOW,
+    DEFECT_REGIONS,
 )
+MAP_OUTPUTS = (ANOMALY_MAP, DEFECT_REGIONS)
+"""Computed only when a request asks for one of them."""
+
+
+class DefectRegionKey:
+    """Keys of one object of ``defect_regions``; the highest peak comes first."""
+
+    BOX_PX = "box_px"  # [x, y, width, height] in pixels of the inspected image
+    AREA_PX = "area_px"  # int: pixels of the region
+    PEAK = "peak"  # float: largest value of the map in it
+    PEAK_AT_PX = "peak_at_px"  # [x, y] of that value
+
 
 ENROLL_MODEL = "enroll"
 ENROLL_IMAGES = TensorSpec("images", "BYTES", (-1,), "encoded images of good parts")
@@ -83,17 +101,112 @@ class EnrollOption:
     ``num_staged`` how many images it follows, and sets ``commit`` to false, but for the last, which
     commits (it may carry no image). Until then ``bundle_version`` is 0 and nothing is visible to
     anyone. A part that fails ends the session. The other options are those of the first part; later
-    ones may repeat them, not change them.
+    ones may repeat them, not change them; only ``role`` belongs to each part.
     """
 
     RESOLUTION = "resolution"  # int: shorter edge in pixels, default the served one
+    PREPROCESSING = "preprocessing"  # str: agnostic (default), informed, masking_only, ...
+    ROTATED = "rotated"  # bool: parts come in any orientation; asked by informed
+    TEXTURE = "texture"  # bool: parts are a surface without background, never masked
+    NUM_NEIGHBOURS = "num_neighbours"  # int: rows of the bank each patch is compared with
+    IMAGE_SCORE = "image_score"  # str: mean_top1p (default), mean_top1p_foreground, max, max_map
+    SEARCH = "search"  # str: exact (default) or ivf
+    CORESET_FRACTION = "coreset_fraction"  # float in (0, 1]: share of the patches to keep
     FALSE_POSITIVE_RATE = "false_positive_rate"  # float in (0, 1): share of good parts rejected
+    UNDECIDED_RATE = "undecided_rate"  # float in [0, 1): share of good parts undecided besides
     THRESHOLD = "threshold"  # float: set by hand instead of calibrated
+    NORMAL_BELOW = "normal_below"  # float: the lower threshold, by hand
+    APPEND = "append"  # bool: continue from the version in force
+    ACTIVATE = "activate"  # bool: false leaves the version in force as it is
+    ROLE = "role"  # str: reference (default), or good: for the thresholds only
     IMAGE_NAMES = "image_names"  # list of str: recorded in the bundle, used in errors
     OPERATOR = "operator"  # str: who enrols, recorded in the bundle
     SESSION = "session"  # str: joins the parts of one enrolment
     NUM_STAGED = "num_staged"  # int: images of the session's earlier parts, needed with a session
     COMMIT = "commit"  # bool: false while more parts follow
+
+
+MANAGE_MODEL = "manage"
+MANAGE_REQUEST = TensorSpec("request", "BYTES", (1,), "JSON object, see ManageKey")
+MANAGE_CONTENT = TensorSpec(
+    "content", "BYTES", (1,), "bytes that go with the request: an image, part of a file"
+)
+MANAGE_CONTENT_IN = TensorSpec(
+    MANAGE_CONTENT.name, "BYTES", (1,), MANAGE_CONTENT.meaning, optional=True
+)
+MANAGE_REPORT = TensorSpec("report", "BYTES", (1,), "JSON object: what was done, or found")
+MANAGE_INPUTS = (PRODUCT, MANAGE_REQUEST, MANAGE_CONTENT_IN)
+MANAGE_OUTPUTS = (BUNDLE_VERSION, MANAGE_REPORT, MANAGE_CONTENT)
+
+
+class ManageOperation:
+    """Values of ``operation``: what is done to the product in the ``product`` tensor."""
+
+    HISTORY = "history"  # every version's record, and the record of changes
+    ACTIVATE = "activate"  # put ``screw@3`` in force: rollback
+    DELETE = "delete"  # ``screw@3``, or the product as a whole
+    THRESHOLD = "threshold"  # new thresholds: by hand, or by rates from the good parts
+    REGION = "region"  # what counts: region of interest, ignore mask (content), smallest defect
+    READ = "read"  # part of a version's file, to export it
+    IMPORT = "import"  # part of a version's file; the last part makes it a new version
+
+
+class ManageKey:
+    """Keys of the ``request`` object of ``manage``; ``operation`` is always there."""
+
+    OPERATION = "operation"
+    OPERATOR = "operator"  # str: who, recorded
+    # threshold
+    THRESHOLD = "threshold"  # float
+    NORMAL_BELOW = "normal_below"  # float, with threshold
+    FALSE_POSITIVE_RATE = "false_positive_rate"  # float in (0, 1)
+    UNDECIDED_RATE = "undecided_rate"  # float in [0, 1)
+    # region; what is left out stays as it is
+    ROI_PX = "roi_px"  # [x, y, width, height] in pixels of the references; [] for the whole image
+    CLEAR_IGNORE_MASK = "clear_ignore_mask"  # bool
+    MIN_DEFECT_AREA_PX = "min_defect_area_px"  # int, pixels of the references; 0 for any
+    # read and import
+    FILE = "file"  # str: bundle.json, bank.safetensors, good_parts.safetensors
+    OFFSET = "offset"  # int: where the part begins
+    SESSION = "session"  # str: joins the parts of one import
+    COMMIT = "commit"  # bool: true with the last part
+
+
+VERSION_FILES = ("bundle.json", "bank.safetensors", "good_parts.safetensors")
+"""What a version consists of, and an exported product too."""
+MAX_CONTENT_BYTES = 8 * 2**20
+"""Largest part of a file in one request or answer of ``manage``."""
+
+ZERO_SHOT_MODEL = "zero_shot"
+ZERO_SHOT_IMAGES = TensorSpec(
+    "images", "BYTES", (-1,), "encoded images of one camera, most of them good", optional=True
+)
+ZERO_SHOT_OPTIONS = TensorSpec("options", "BYTES", (1,), "JSON object, see ZeroShotOption")
+ZERO_SHOT_REPORT = TensorSpec("report", "BYTES", (1,), "JSON object: what was staged, or scored")
+ZERO_SHOT_INPUTS = (ZERO_SHOT_IMAGES, ZERO_SHOT_OPTIONS)
+ZERO_SHOT_OUTPUTS = (ZERO_SHOT_REPORT, ANOMALY_SCORE, PATCH_DISTANCES, ANOMALY_MAP)
+"""All but the report only when ``score`` says which image, and the map only when asked for."""
+
+
+class ZeroShotOption:
+    """Keys of the ``options`` object of the batched zero-shot scoring.
+
+    First all images are staged, in parts that each say in ``num_staged`` how many images they
+    follow; then one request per image asks, with ``score`` and without images, for its score
+    against all others; the last one says ``close``. A session that nobody touches is forgotten.
+    Options that are not of a single part are those of the first part.
+    """
+
+    SESSION = "session"  # str: joins the parts
+    NUM_STAGED = "num_staged"  # int: images that earlier parts of the session brought
+    IMAGE_NAMES = "image_names"  # list of str: of this part, used in errors and reports
+    RESOLUTION = "resolution"  # int: shorter edge in pixels, default the served one
+    MASKING = "masking"  # str: test (default, on the first image), always, never
+    ALPHA = "alpha"  # float in (0, 1): share of the nearest distances, default 0.001
+    STATISTIC = "statistic"  # str: max (default, the paper's) or mean (the authors' code)
+    IMAGE_SCORE = "image_score"  # str: as EnrollOption.IMAGE_SCORE
+    SCORE = "score"  # int: number of the image to score, from 0
+    CLOSE = "close"  # bool: forget the session after this request
 
 
 PRODUCTS_MODEL = "products"

@@ -35,10 +35,12 @@ def main(protocol: str, url: str, model: str, product: str, path: str) -> None:
 
     print(f"score {result.as_numpy('anomaly_score')[0, 0]:.6f}")
     print(f"threshold {result.as_numpy('threshold')[0, 0]:.6f}")
+    print(f"normal below {result.as_numpy('normal_below')[0, 0]:.6f}")
     print(f"verdict {VERDICTS[int(result.as_numpy('verdict')[0, 0])]}")
     print(f"bundle version {result.as_numpy('bundle_version')[0, 0]}")
     print(f"patch distances {result.as_numpy('patch_distances')[0].shape}")
     print(f"anomaly map {result.as_numpy('anomaly_map')[0].shape}")
+    print(f"defect regions {result.as_numpy('defect_regions')[0, 0].decode()}")
     client.close()
 
 

@@ -26,6 +26,7 @@ from dinspect_client import wire
 from dinspect_export.manifest import (
     ENGINE_FILE,
     KNOWN_ANSWER_FILE,
+    MODEL_FILE,
     Artefact,
     BackboneManifest,
     read_backbones,
@@ -38,7 +39,7 @@ from dinspect_server.errors import AssemblyError
 logger = logging.getLogger(__name__)
 
 PATCH_SIZE = 14
-"""Patch size `models/lib/image_preparation.py` prepares images for."""
+"""Patch size `models/lib/images/image_preparation.py` prepares images for."""
 NATIVE_ONNXRUNTIME = "triton-onnxruntime"
 NATIVE_TENSORRT = "triton-tensorrt"
 NATIVE = (NATIVE_ONNXRUNTIME, NATIVE_TENSORRT)
@@ -147,12 +148,13 @@ def assemble(
 def _model_files(
     artefact: Artefact[BackboneManifest], engines: Path, options: ServingOptions
 ) -> list[Path]:
-    """The files of a backbone that Triton needs: the graph or its engine, and a known answer."""
+    """The files of a backbone that Triton needs, the graph or its engine first: it is what runs."""
     known_answer = artefact.path / KNOWN_ANSWER_FILE
     if options.runtime == NATIVE_TENSORRT:
         engine = read_engine(engines, artefact.manifest, "tensorrt")
         return [engine.path / ENGINE_FILE, known_answer]
-    return [artefact.path / name for name in artefact.manifest.files]
+    names = sorted(artefact.manifest.files, key=lambda name: name != MODEL_FILE)
+    return [artefact.path / name for name in names]
 
 
 def _assemble(
@@ -299,6 +301,11 @@ def _write_shared_models(
     _write_python_model(models, "anomaly_map", configs.anomaly_map_config())
     _write_python_model(models, "products", configs.products_config())
     _write_python_model(models, "enroll", enroll)
+    manage = configs.manage_config(
+        json.dumps(sizes), options.search_precision, options.max_bank_bytes
+    )
+    _write_python_model(models, "manage", manage)
+    _write_python_model(models, "zero_shot", configs.zero_shot_config(json.dumps(sizes)))
 
 
 def _served_size(
@@ -313,6 +320,7 @@ def _served_size(
         "backbone": backbone.name,
         "grid": list(backbone.grid),
         "layer": backbone.layers[-1],
+        "dim": backbone.dim,
         "name": artefact.manifest.variant,
         "onnx_sha256": artefact.manifest.onnx_sha256,
         "weights_sha256": artefact.manifest.weights_sha256,
@@ -345,7 +353,7 @@ def _write_config(models: Path, config: ModelConfig) -> Path:
 def library_files(adapter: Path) -> list[Path]:
     """Our own files that a model's source imports, directly or not, to be copied beside it."""
     library = models_source() / _LIBRARY
-    own = {path.stem: path for path in library.glob("*.py")}
+    own = {path.stem: path for path in library.glob("*/*.py")}
     own["wire"] = Path(wire.__file__)
     needed: dict[str, Path] = {}
     waiting = [adapter]

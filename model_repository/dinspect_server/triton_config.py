@@ -24,6 +24,7 @@ QUEUE_TIMEOUT_US = 60_000_000
 PIXELS = "pixels"
 IMAGE_SIZE = "image_size"
 DISTANCE_GRID = "distance_grid"
+DEFECT_SETTINGS = "defect_settings"
 RUNTIME_INFO = "runtime_info"
 _DTYPES = {
     "BYTES": pb.TYPE_STRING,
@@ -74,6 +75,12 @@ def _pixels_spec(backbone: BackboneModel) -> wire.TensorSpec:
     return wire.TensorSpec(PIXELS, "UINT8", (height, width, 3), "the backbone's input, RGB")
 
 
+_DEFECT_SETTINGS = wire.TensorSpec(
+    DEFECT_SETTINGS,
+    "FP32",
+    (4,),
+    "threshold of the map, smallest area, height and width of the references in pixels",
+)
 _IMAGE_SIZE = wire.TensorSpec(IMAGE_SIZE, "INT32", (2,), "height and width of the original image")
 
 
@@ -146,10 +153,12 @@ def cosine_knn_config(
         [
             wire.ANOMALY_SCORE,
             wire.THRESHOLD,
+            wire.NORMAL_BELOW,
             wire.VERDICT,
             wire.BUNDLE_VERSION,
             _patch_distances(backbone),
             grid,
+            _DEFECT_SETTINGS,
         ],
         {
             "onnx_sha256": onnx_sha256,
@@ -160,9 +169,10 @@ def cosine_knn_config(
 
 
 def anomaly_map_config() -> pb.ModelConfig:
-    """Patch distances to the map; shared by all input sizes."""
+    """Patch distances to the map and its defects; shared by all input sizes."""
     grid = wire.TensorSpec(DISTANCE_GRID, "FP32", (-1, -1), "patch distances")
-    return _python_model("anomaly_map", [grid, _IMAGE_SIZE], [wire.ANOMALY_MAP], {})
+    inputs = [grid, _IMAGE_SIZE, _DEFECT_SETTINGS]
+    return _python_model("anomaly_map", inputs, wire.MAP_OUTPUTS, {})
 
 
 def enroll_config(
@@ -178,6 +188,34 @@ def enroll_config(
             "search_precision": search_precision,
             "max_bank_bytes": str(max_bank_bytes),
         },
+        batches=False,
+    )
+
+
+def manage_config(
+    served_sizes_json: str, search_precision: str, max_bank_bytes: int
+) -> pb.ModelConfig:
+    """A product's life after its enrolment."""
+    return _python_model(
+        wire.MANAGE_MODEL,
+        wire.MANAGE_INPUTS,
+        wire.MANAGE_OUTPUTS,
+        {
+            "served_sizes": served_sizes_json,
+            "search_precision": search_precision,
+            "max_bank_bytes": str(max_bank_bytes),
+        },
+        batches=False,
+    )
+
+
+def zero_shot_config(served_sizes_json: str) -> pb.ModelConfig:
+    """Images without references, each scored against all others."""
+    return _python_model(
+        wire.ZERO_SHOT_MODEL,
+        wire.ZERO_SHOT_INPUTS,
+        wire.ZERO_SHOT_OUTPUTS,
+        {"served_sizes": served_sizes_json},
         batches=False,
     )
 
@@ -212,16 +250,20 @@ def anomaly_dino_config(backbone: BackboneModel, *, raw: bool) -> pb.ModelConfig
     )
     tokens = backbone.last_tokens.name
     steps.append(_step(backbone.name, {PIXELS: PIXELS}, {tokens: "patch_tokens"}))
-    answers = [spec.name for spec in wire.INSPECTION_OUTPUTS if spec is not wire.ANOMALY_MAP]
+    answers = [spec.name for spec in wire.INSPECTION_OUTPUTS if spec not in wire.MAP_OUTPUTS]
     steps.append(
         _step(
             f"cosine_knn_{backbone.label}",
             _same("patch_tokens", wire.PRODUCT.name, IMAGE_SIZE),
-            _same(*answers, DISTANCE_GRID),
+            _same(*answers, DISTANCE_GRID, DEFECT_SETTINGS),
         )
     )
     steps.append(
-        _step("anomaly_map", _same(DISTANCE_GRID, IMAGE_SIZE), _same(wire.ANOMALY_MAP.name))
+        _step(
+            "anomaly_map",
+            _same(DISTANCE_GRID, IMAGE_SIZE, DEFECT_SETTINGS),
+            _same(*(spec.name for spec in wire.MAP_OUTPUTS)),
+        )
     )
     return config
 

@@ -18,10 +18,12 @@ from dinspect_export.recipes import GRAPH_PACKAGES, TOLERANCES
 from dinspect_export.variants import VARIANTS
 
 ENGINES = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
 SHELL = "".join(re.findall(r"```sh\n(.*?)```", ENGINES, re.DOTALL))
+EVERY_SHELL = "".join(re.findall(r"```sh\n(.*?)```", "".join(PAGES.values()), re.DOTALL))
 
 
-@pytest.mark.parametrize("arguments", commands("dinspect", SHELL), ids=" ".join)
+@pytest.mark.parametrize("arguments", commands("dinspect", EVERY_SHELL), ids=" ".join)
 def test_dinspect_commands_are_accepted(arguments):
     parse_dinspect(arguments)
 
@@ -83,9 +85,17 @@ def test_polygraphy_commands_run(artefacts_dir, tmp_path):
 
 
 def test_links_lead_somewhere():
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_tests_that_are_named_exist():
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    page = (ROOT / "docs/testing.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 100
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
 
 
 def test_figures_of_half_precision_are_the_records():

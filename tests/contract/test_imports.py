@@ -25,8 +25,8 @@ ALLOWED = {
 }
 MODELS = ROOT / "model_repository" / "models"
 MODEL_IMPORTS = {
-    "numpy", "cv2", "PIL", "safetensors", "openvino", "onnxruntime", "triton_python_backend_utils",
-    "wire",
+    "numpy", "cv2", "faiss", "PIL", "safetensors", "openvino", "onnxruntime",
+    "triton_python_backend_utils", "wire",
 }  # fmt: skip
 
 
@@ -53,11 +53,21 @@ def test_packages_import_only_what_they_may(package):
 
 
 def test_models_import_only_what_a_server_has():
-    own = {path.stem for path in MODELS.glob("lib/*.py")}
+    own = {path.stem for path in MODELS.glob("lib/*/*.py")}
     for path in MODELS.rglob("*.py"):
         for name in imported(path):
             top = name.split(".")[0]
             assert top in MODEL_IMPORTS | own | set(sys.stdlib_module_names), f"{path}: {name}"
+
+
+def test_library_has_layers():
+    """Each folder imports from those before it; names are unique, for they are copied flat."""
+    layers = ["requests", "images", "backbones", "scoring", "products", "enrolment", "zero_shot"]
+    layer_of = {path.stem: layers.index(path.parent.name) for path in MODELS.glob("lib/*/*.py")}
+    assert len(layer_of) == len(list(MODELS.glob("lib/**/*.py")))
+    for path in MODELS.glob("lib/*/*.py"):
+        for name in imported(path):
+            assert layer_of.get(name.split(".")[0], 0) <= layer_of[path.stem], f"{path}: {name}"
 
 
 def test_adapters_are_thin():
@@ -65,13 +75,13 @@ def test_adapters_are_thin():
         assert len(path.read_text().splitlines()) <= 200, path
 
 
-def test_only_the_adapters_know_triton():
+def test_only_the_adapters_and_what_speaks_for_them_know_triton():
     knowing = {
         path.stem
-        for path in MODELS.glob("lib/*.py")
+        for path in MODELS.glob("lib/*/*.py")
         if any(name.startswith("triton_python_backend_utils") for name in imported(path))
     }
-    assert knowing == {"triton_requests"}
+    assert knowing == {"triton_requests", "served_backbone"}
 
 
 def test_wire_contract_needs_the_standard_library_only():

@@ -21,6 +21,8 @@ def test_contract_is_the_published_one():
         "patch_distances": ("FP32", (-1, -1)),
         "anomaly_map": ("FP32", (-1, -1)),
         "bundle_version": ("INT64", (1,)),
+        "normal_below": ("FP32", (1,)),
+        "defect_regions": ("BYTES", (1,)),
     }
     assert [(v.name, v.value) for v in wire.Verdict] == [
         ("NORMAL", 0),
@@ -62,8 +64,36 @@ def test_impossible_product_references(reference):
         wire.parse_product(reference)
 
 
-def test_enrol_options_are_those_the_server_knows():
-    from enrolment import EnrolOptions
+def keys(holder):
+    return {value for name, value in vars(holder).items() if name.isupper()}
 
-    named = {v for k, v in vars(wire.EnrollOption).items() if k.isupper()}
-    assert named == set(EnrolOptions.__dataclass_fields__)
+
+def test_options_are_those_the_server_knows():
+    from enrol_options import EnrolOptions
+    from zero_shot_options import ZeroShotOptions
+
+    assert keys(wire.EnrollOption) == set(EnrolOptions.__dataclass_fields__)
+    assert keys(wire.ZeroShotOption) == set(ZeroShotOptions.__dataclass_fields__)
+
+
+def test_keys_of_a_change_are_those_the_server_knows():
+    from product_changes import REGION_KEYS, THRESHOLD_KEYS
+
+    general = {"operation", "operator", "file", "offset", "session", "commit"}
+    assert keys(wire.ManageKey) == general | set(THRESHOLD_KEYS) | set(REGION_KEYS)
+
+
+def test_defect_regions_are_what_the_server_finds():
+    from defect_regions import DefectRegion
+
+    assert keys(wire.DefectRegionKey) == set(DefectRegion.__dataclass_fields__)
+
+
+def test_version_files_are_those_of_the_store():
+    import version_files
+
+    assert wire.VERSION_FILES == (
+        version_files.BUNDLE_FILE,
+        version_files.BANK_FILE,
+        version_files.GOOD_PARTS_FILE,
+    )

@@ -14,6 +14,7 @@ import cv2
 import pytest
 
 BIN = Path(sys.executable).parent
+PLAIN = ("--preprocessing", "no_mask_no_rotation")
 
 
 def run(*arguments, status=0, **options):
@@ -37,7 +38,7 @@ def folder(split, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def product(served, folder):
-    run("dinspect", "enroll", "ready", folder / "good", "--url", served.grpc_url)
+    run("dinspect", "enroll", "ready", folder / "good", *PLAIN, "--url", served.grpc_url)
     return "ready"
 
 
@@ -45,8 +46,9 @@ def test_enrol_list_and_inspect(served, folder):
     environment = os.environ | {"DINSPECT_URL": served.grpc_url}
     done = run("dinspect", "enroll", "shell", folder / "good", "--json", env=environment)
     enrolment = json.loads(done.stdout)
-    assert (enrolment["bundle_version"], enrolment["num_references"]) == (1, 4)
-    done = run("dinspect", "enroll", "shell", folder / "good", env=environment)
+    assert (enrolment["version"], enrolment["num_references"]) == (1, 4)
+    assert enrolment["num_patches"] == 8 * 4096
+    done = run("dinspect", "enroll", "shell", folder / "good", *PLAIN, env=environment)
     assert "shell version 2: 4 images, 4096 patches" in done.stdout
     assert "needs 20 or more" in done.stderr
 
@@ -66,7 +68,71 @@ def test_enrol_list_and_inspect(served, folder):
     answer = json.loads(done.stdout)
     assert answer["patch_distances"]["shape"] == [32, 32]
     assert answer["anomaly_map"] is None  # not asked for without a picture
-    assert answer["verdict"] in ("normal", "anomalous")
+    assert answer["verdict"] in ("normal", "undecided", "anomalous")
+
+
+def test_life_of_a_product_by_commands(served, folder, split, tmp_path):
+    """From one image to a product on its way to another plant, every step by a command."""
+    environment = os.environ | {"DINSPECT_URL": served.grpc_url}
+
+    def dinspect(*arguments, status=0):
+        done = run("dinspect", *arguments, "--json", status=status, env=environment)
+        return json.loads(done.stdout) if status == 0 else done.stderr
+
+    first, *others = sorted((folder / "good").iterdir())
+    who = ("--operator", "ada")
+    good = ("--good", *split.functional[:2])
+    made = dinspect("enroll", "lived", first, *good, *PLAIN, *who)
+    assert (made["version"], made["calibration"]["method"]) == (1, "good_images")
+    made = dinspect("append", "lived", *others, *who)
+    assert (made["version"], made["num_references"]) == (2, 4)
+    assert dinspect("threshold", "lived", "--undecided-rate", "0.3", *who)["version"] == 3
+    by_hand = dinspect("threshold", "lived", "--set", "0.4", "--normal-below", "0.2", *who)
+    assert (by_hand["version"], by_hand["threshold"], by_hand["normal_below"]) == (4, 0.4, 0.2)
+    region = dinspect("region", "lived", "--roi", 0, 0, 150, 300, "--min-defect-area", 9, *who)
+    assert region["region"]["roi_px"] == [0, 0, 150, 300]
+    assert dinspect("rollback", "lived", *who)["version"] == 4
+    assert dinspect("rollback", "lived", 5, *who)["version"] == 5
+    assert "in force" in dinspect("delete", "lived@5", "--yes", *who, status=2)
+    assert dinspect("delete", "lived@3", "--yes", *who)["deleted"] == [3]
+    history = dinspect("history", "lived")
+    assert history["current"] == 5
+    assert [(one["action"], one["version"]) for one in history["changes"]] == [
+        ("enrolled", 1), ("appended", 2), ("thresholds", 3), ("thresholds", 4), ("region", 5),
+        ("activated", 4), ("activated", 5), ("deleted", 3),
+    ]  # fmt: skip
+    assert {one["operator"] for one in history["changes"]} == {"ada"}
+
+    file = tmp_path / "lived.zip"
+    dinspect("export-product", "lived", file)
+    assert "exists already" in dinspect("export-product", "lived", file, status=2)
+    arrived = dinspect("import-product", file, "--name", "moved", *who)
+    assert (arrived["version"], arrived["change"]["origin"]) == (1, "lived@5")
+    answers = [
+        dinspect("inspect", name, folder / "part.png", "--no-overlay")
+        for name in ("lived", "moved")
+    ]
+    for key in ("anomaly_score", "threshold", "normal_below", "verdict"):
+        assert answers[0][key] == answers[1][key]
+    assert dinspect("delete", "moved", "--yes", *who)["deleted"] == [1]
+    assert "moved" not in [one["product"] for one in dinspect("products")]
+
+
+def test_zero_shot_ranks_images(served, split, tmp_path):
+    """A defective cell among functional ones is told in a line of its own like every other."""
+    paths = [*split.functional[:5], split.defective[0]]
+    done = run(
+        "dinspect", "zero-shot", *paths, "--output-dir", tmp_path, "--json",
+        "--url", served.grpc_url,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(line["image"]) for line in lines] == paths
+    assert all(line["anomaly_score"] > 0 for line in lines)
+    assert len(list(tmp_path.glob("*.png"))) == 6
+    done = run("dinspect", "zero-shot", *paths, "--top", 2, "--url", served.grpc_url)
+    ranking = done.stdout.split("the 2 oddest of 6 images")[1]
+    oddest = max(lines, key=lambda line: line["anomaly_score"])
+    assert Path(oddest["image"]).name in ranking.splitlines()[2]
 
 
 def test_one_bad_image_does_not_stop_the_others(served, product, folder):
@@ -116,6 +182,7 @@ class _Report(HTMLParser):
         self.images += tag == "img"
 
 
+@pytest.mark.timeout(900)
 def test_demo_does_the_main_job(tmp_path):
     """From weights to report, as `make demo` runs it; the figures are those of this very run."""
     run("dinspect", "demo", "--output", tmp_path / "out", "--build", tmp_path / "build")

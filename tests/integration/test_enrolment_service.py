@@ -1,22 +1,18 @@
-"""The life of a product on the real server."""
+"""Enrolment on the real server: options, parts, refusals, and what is recorded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
-import psutil
 import pytest
 import tritonclient.grpc as triton
-from integration.triton_calls import bytes_input, enroll, inspect
+from integration.triton_calls import PLAIN, enroll, inspect, listed, same
 from tritonclient.utils import InferenceServerException
 
 from dinspect_client import wire
-from dinspect_server.assemble import assemble
-from dinspect_server.embedded import EmbeddedTriton
 
 
 @pytest.fixture(scope="module")
@@ -32,38 +28,59 @@ def images(split):
 
 def test_new_version_answers_the_next_request_and_old_ones_can_be_pinned(client, images, split):
     part = split.defective[0].read_bytes()
-    assert enroll(client, "growing", images[:2])[0] == 1
+    assert enroll(client, "growing", images[:2], **PLAIN)[0] == 1
     first = inspect(client, "growing", part)
-    assert enroll(client, "growing", images)[0] == 2
+    assert enroll(client, "growing", images, **PLAIN)[0] == 2
     second = inspect(client, "growing", part)
     assert (first["bundle_version"][0, 0], second["bundle_version"][0, 0]) == (1, 2)
     assert second["anomaly_score"][0, 0] <= first["anomaly_score"][0, 0]
-    pinned = inspect(client, "growing@1", part)
-    assert all(np.array_equal(pinned[name], first[name]) for name in first)
+    assert same(inspect(client, "growing@1", part), first)
 
 
 def test_bundle_records_its_origin(served, client, images):
-    _, threshold, report = enroll(
+    """Who, when, from which images, by what: on disk as in the answer."""
+    before = datetime.now(timezone.utc) - timedelta(seconds=1)
+    version, threshold, report = enroll(
         client, "recorded", images[:3], image_names=["a", "b", "c"], operator="ada",
-        false_positive_rate=0.34,
+        false_positive_rate=0.6,
     )  # fmt: skip
     folder = served.repository / "banks" / "recorded" / "1"
     record = json.loads((folder / "bundle.json").read_text())
-    assert [one["name"] for one in record["references"]] == ["a", "b", "c"]
-    assert record["references"][0]["sha256"] == hashlib.sha256(images[0]).hexdigest()
-    assert record["operator"] == "ada"
-    assert record["threshold"] == pytest.approx(threshold)
+    assert record == report
+    assert (record["product"], record["version"], version) == ("recorded", 1, 1)
+    digests = [hashlib.sha256(image).hexdigest() for image in images[:3]]
+    assert record["references"] == [
+        {"name": name, "sha256": digest} for name, digest in zip("abc", digests, strict=True)
+    ]
+    change = record["change"]
+    assert (change["action"], change["operator"], change["from_version"]) == (
+        "enrolled", "ada", None,
+    )  # fmt: skip
+    made = datetime.fromisoformat(change["at"])
+    assert before <= made <= datetime.now(timezone.utc)
+    assert record["created_at"] == change["at"]
+    assert np.float32(record["threshold"]) == np.float32(threshold)
     assert record["calibration"]["method"] == "leave_one_out"
-    assert threshold < max(record["calibration"]["reference_scores"])
-    assert report["backbone"]["precision"] in ("fp32", "fp16", "bf16")
-    assert record["num_patches"] == 3 * 1024
-    digest = hashlib.sha256((folder / "bank.safetensors").read_bytes()).hexdigest()
-    assert record["bank_sha256"] == digest
+    scores = sorted(record["calibration"]["reference_scores"])
+    assert scores[0] < record["threshold"] == scores[1] < scores[2]
+    assert record["preprocessing"]["setting"] == "agnostic"
+    assert record["num_patches"] == 3 * 8 * 1024
+    for name in ("bank", "good_parts"):
+        content = (folder / f"{name}.safetensors").read_bytes()
+        assert record[f"{name}_sha256"] == hashlib.sha256(content).hexdigest()
+    assert record["backbone"].keys() == {
+        "name", "onnx_sha256", "weights_sha256", "file_sha256", "runtime", "precision",
+        "search_precision",
+    }  # fmt: skip
+    model = served.repository / "models" / "dinov2_vits14_448" / "1" / "model.onnx"
+    assert record["backbone"]["file_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert record["backbone"]["precision"] in ("fp32", "fp16", "bf16")
+    assert record["backbone"]["runtime"].startswith("openvino")
 
 
 def test_enrolment_in_parts_equals_one_request(client, images, split):
-    _, at_once, _ = enroll(client, "at-once", images)
-    part = {"session": "s1", "commit": False, "num_staged": 0, "threshold": None}
+    _, at_once, _ = enroll(client, "at-once", images, **PLAIN)
+    part = PLAIN | {"session": "s1", "commit": False, "num_staged": 0, "threshold": None}
     version, _, report = enroll(client, "parts", images[:4], **part)
     assert (version, report) == (0, {"session": "s1", "num_staged": 4})
     with pytest.raises(InferenceServerException, match="unknown product 'parts'"):
@@ -102,7 +119,7 @@ def test_refused_enrolment_changes_nothing(client, product, images, options, rea
 
 
 def test_refused_part_ends_the_session(client, images):
-    enroll(client, "half", images[:1], session="s2", commit=False, num_staged=0)
+    enroll(client, "half", images[:1], session="s2", commit=False, num_staged=0, **PLAIN)
     with pytest.raises(InferenceServerException, match="enrols 'half', not 'other'"):
         enroll(client, "other", images[:1], session="s2", num_staged=1)
     with pytest.raises(InferenceServerException, match="reference #3: "):
@@ -122,8 +139,8 @@ def test_single_reference_calls_nothing_normal(client, images, split):
 
 
 def test_damaged_product_does_not_hide_the_others(served, client, images):
-    enroll(client, "fine", images[:1])
-    enroll(client, "rotten", images[:1])
+    enroll(client, "fine", images[:1], **PLAIN)
+    enroll(client, "rotten", images[:1], **PLAIN)
     (served.repository / "banks" / "rotten" / "1" / "bundle.json").write_text("{")
     by_name = {one["product"]: one for one in listed(client)}
     assert "is damaged" in by_name["rotten"]["error"]
@@ -134,68 +151,32 @@ def test_damaged_product_does_not_hide_the_others(served, client, images):
 
 def test_size_that_is_not_served_says_what_to_assemble(client, images):
     with pytest.raises(InferenceServerException, match=r"672x672 .* this server has 448, 448x588"):
-        enroll(client, "fine", images[:1], resolution=672)
-
-
-def listed(client, product=""):
-    result = client.infer("products", [bytes_input("product", [product.encode()], [1])])
-    return json.loads(result.as_numpy("products")[0])
+        enroll(client, "none", images[:1], resolution=672)
 
 
 def test_products_are_listed(client, images):
-    enroll(client, "listed", images[:1])
+    _, threshold, report = enroll(client, "listed", images[:1], **PLAIN)
     (one,) = listed(client, "listed")
     assert one["versions"] == [1]
     assert (one["current"], one["ensemble"]) == (1, "anomaly_dino_448")
+    assert (np.float32(one["threshold"]), one["normal_below"]) == (np.float32(threshold), 0.0)
+    assert (one["preprocessing"], one["masked"]) == ("no_mask_no_rotation", False)
+    assert one["loaded_bytes"] > 1024 * 384 * 2
+    assert one["backbone_sha256"] == report["backbone"]["onnx_sha256"]
     assert "listed" in [product["product"] for product in listed(client)]
     with pytest.raises(InferenceServerException, match="unknown product"):
         listed(client, "nobody")
 
 
-def test_products_survive_a_restart_and_a_kill(artefacts_dir, images, split, tmp_path):
-    """SIGKILL in the middle of an enrolment: the older product answers as before, nothing half."""
-    assemble(artefacts_dir, tmp_path)
-    part = split.defective[0].read_bytes()
-    with EmbeddedTriton(tmp_path) as server:
-        client = triton.InferenceServerClient(server.grpc_url)
-        enroll(client, "kept", images[:2])
-        before = inspect(client, "kept", part)
-        enroll(client, "lost", images[:2], session="open", commit=False, num_staged=0)
-        pending = client.async_infer(
-            "enroll",
-            [
-                bytes_input("product", [b"killed"], [1]),
-                bytes_input("images", images, [len(images)]),
-            ],
-            lambda result, error: None,
-        )
-        process = psutil.Process(server.process_id)
-        stubs = process.children()
-        regions = {stub.cmdline()[2].lstrip("/") for stub in stubs}
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
-        del pending
-        client.close()
-    assert not psutil.wait_procs(stubs, 3)[1]  # the busy one, too
-    assert not regions & set(os.listdir("/dev/shm"))
-    with EmbeddedTriton(tmp_path) as server:
-        client = triton.InferenceServerClient(server.grpc_url)
-        assert [one["product"] for one in listed(client)] == ["kept"]
-        after = inspect(client, "kept", part)
-        assert all(np.array_equal(after[name], before[name]) for name in before)
-        client.close()
-    assert [path.name for path in (tmp_path / "banks").iterdir()] == ["kept"]
-
-
 def test_committed_session_is_closed(client, images):
-    enroll(client, "committed", images[:1], session="s3", commit=False, num_staged=0)
+    enroll(client, "committed", images[:1], session="s3", commit=False, num_staged=0, **PLAIN)
     assert enroll(client, "committed", [], session="s3", num_staged=1)[0] == 1
     with pytest.raises(InferenceServerException, match="'s3' holds 0 images"):
         enroll(client, "committed", [], session="s3", num_staged=1)
 
 
 def test_session_enrols_one_product_and_every_image_has_its_name(client, images):
-    enroll(client, "first", images[:1], session="s4", commit=False, num_staged=0)
+    enroll(client, "first", images[:1], session="s4", commit=False, num_staged=0, **PLAIN)
     with pytest.raises(InferenceServerException, match="'s4' enrols 'first', not 'second'"):
         enroll(client, "second", images[1:2], session="s4", num_staged=1)
     with pytest.raises(InferenceServerException, match="1 image_names for 2 images"):

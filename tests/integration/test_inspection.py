@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -10,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import tritonclient.grpc as triton
 import tritonclient.http
-from integration.triton_calls import bytes_input, enroll, inspect
+from integration.triton_calls import PLAIN, bytes_input, enroll, inspect
 from PIL import Image
-from reference import anomaly_dino_reference as reference
+from scipy import ndimage
 from tritonclient.utils import InferenceServerException
 
 from dinspect_client import wire
@@ -48,7 +48,7 @@ def part(split):
 
 @pytest.fixture(scope="module")
 def product(client, references):
-    enroll(client, "cell", references)
+    enroll(client, "cell", references, **PLAIN)
     return "cell"
 
 
@@ -61,11 +61,12 @@ def test_plain_client_gets_every_output_for_a_jpeg(served, product, split, tmp_p
         [sys.executable, str(EXAMPLE), protocol, url, "anomaly_dino_448", product, str(path)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == [
-        "score", "threshold", "verdict", "bundle", "patch", "anomaly",
-    ]  # fmt: skip
-    assert lines[-2:] == ["patch distances (32, 32)", "anomaly map (300, 300)"]
+    printed = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines()[:5])
+    assert list(printed) == ["score", "threshold", "normal below", "verdict", "bundle version"]
+    lines = done.stdout.splitlines()[5:]
+    assert lines[:2] == ["patch distances (32, 32)", "anomaly map (300, 300)"]
+    assert lines[2].startswith("defect regions [")
+    assert len(lines) == 3
 
 
 def test_example_uses_only_tritonclient_and_numpy():
@@ -79,7 +80,7 @@ def test_outputs_keep_types_and_shapes_over_both_protocols(served, client, produ
     http = tritonclient.http.InferenceServerClient(served.http_url)
     over_http = inspect(http, product, part, module=tritonclient.http)
     http.close()
-    dtypes = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64}
+    dtypes = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "BYTES": object}
     shapes = {"patch_distances": (1, 32, 32), "anomaly_map": (1, 300, 300)}
     assert set(over_grpc) == {spec.name for spec in wire.INSPECTION_OUTPUTS}
     for spec in wire.INSPECTION_OUTPUTS:
@@ -89,31 +90,28 @@ def test_outputs_keep_types_and_shapes_over_both_protocols(served, client, produ
         assert np.array_equal(found, over_http[spec.name])
 
 
-def test_fp32_server_equals_the_slow_reference(served_fp32, torch_backbone, split):
-    """Scores to 1e-3 relative, distances to 1e-4, maps to 1e-3, from the PyTorch backbone."""
-    references, parts = (
-        split.enrolled[:4],
-        [split.functional[0], split.defective[0], split.defective[1]],
-    )
-    with triton.InferenceServerClient(served_fp32.grpc_url) as client:
-        enroll(client, "cell", [path.read_bytes() for path in references])
-        answers = [inspect(client, "cell", path.read_bytes()) for path in parts]
-
-    def tokens(path):
-        with torch.inference_mode():
-            return torch_backbone(torch.from_numpy(reference.pixels(path).copy())[None])[0][
-                0
-            ].numpy()
-
-    bank = np.concatenate([tokens(path) for path in references])
-    for path, answer in zip(parts, answers, strict=True):
-        distances = reference.patch_distances(tokens(path), bank).reshape(32, 32)
-        np.testing.assert_allclose(answer["patch_distances"][0], distances, atol=1e-4)
-        score = reference.image_score(distances)
-        assert answer["anomaly_score"][0, 0] == pytest.approx(score, rel=1e-3)
-        np.testing.assert_allclose(
-            answer["anomaly_map"][0], reference.anomaly_map(distances, 300, 300), atol=1e-3
-        )
+def test_defect_regions_are_those_of_the_map(client, references, split):
+    """Recounted from the maps that came with them, above the product's own threshold."""
+    _, _, report = enroll(client, "regions", references, false_positive_rate=0.9, **PLAIN)
+    total = 0
+    for path in split.defective[:4]:
+        answer = inspect(client, "regions", path.read_bytes())
+        regions = json.loads(answer["defect_regions"][0, 0])
+        map_ = answer["anomaly_map"][0]
+        labels, count = ndimage.label(map_ > report["defect_threshold"], np.ones((3, 3)))
+        assert len(regions) == count
+        assert [one["peak"] for one in regions] == sorted([one["peak"] for one in regions])[::-1]
+        for one in regions:
+            x, y = one["peak_at_px"]
+            inside = labels == labels[y, x]
+            assert map_[y, x] == map_[inside].max() == np.float32(one["peak"])
+            assert one["area_px"] == inside.sum()
+            rows, columns = np.nonzero(inside)
+            box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+            assert one["box_px"] == [int(side) for side in box]
+        total += count
+    assert total > 3
+    assert json.loads(inspect(client, "regions", references[0])["defect_regions"][0, 0]) == []
 
 
 def test_enrolled_image_is_normal_and_nearly_without_distance(client, product, references):
@@ -123,11 +121,19 @@ def test_enrolled_image_is_normal_and_nearly_without_distance(client, product, r
 
 
 def test_verdict_follows_score_and_threshold(client, references, part):
-    _, low, _ = enroll(client, "strict", references, threshold=0.001)
-    _, high, _ = enroll(client, "lenient", references, threshold=1.9)
-    assert (low, high) == (pytest.approx(0.001), pytest.approx(1.9))
-    assert inspect(client, "strict", part)["verdict"][0, 0] == wire.Verdict.ANOMALOUS
-    assert inspect(client, "lenient", part)["verdict"][0, 0] == wire.Verdict.NORMAL
+    by_hand = {
+        "strict": (0.001, 0.0005, wire.Verdict.ANOMALOUS),
+        "unsure": (1.9, 0.001, wire.Verdict.UNDECIDED),
+        "lenient": (1.9, 1.8, wire.Verdict.NORMAL),
+    }
+    for name, (threshold, normal_below, verdict) in by_hand.items():
+        enroll(
+            client, name, references[:2], threshold=threshold, normal_below=normal_below, **PLAIN
+        )
+        answer = inspect(client, name, part)
+        assert answer["threshold"][0, 0] == np.float32(threshold)
+        assert answer["normal_below"][0, 0] == np.float32(normal_below)
+        assert answer["verdict"][0, 0] == verdict
 
 
 def test_raw_pixels_score_as_the_same_image_encoded(client, product, part):
@@ -164,7 +170,7 @@ def test_map_is_not_computed_when_not_asked(client, product, part):
 
 
 def test_batch_answers_each_image_as_if_alone(client, product, references, split):
-    enroll(client, "other", references[:1])
+    enroll(client, "other", references[:1], **PLAIN)
     images = [path.read_bytes() for path in split.defective[:3]]
     batch = inspect(client, "cell", *images)
     for index, image in enumerate(images):
@@ -262,7 +268,7 @@ def test_one_bad_request_does_not_fail_its_batch(served, product, part):
 
 def test_non_square_camera_is_served_by_its_own_size(client, split):
     references = [jpeg(path, (400, 300)) for path in split.enrolled[:2]]
-    _, _, report = enroll(client, "wide", references)
+    _, _, report = enroll(client, "wide", references, **PLAIN)
     assert (report["ensemble"], report["grid"]) == ("anomaly_dino_448x588", [32, 42])
     answer = inspect(client, "wide", references[0], model="anomaly_dino_448x588")
     assert answer["patch_distances"].shape == (1, 32, 42)
@@ -274,9 +280,9 @@ def test_non_square_camera_is_served_by_its_own_size(client, split):
 
 def test_products_of_one_batch_do_not_mix(client, references, part):
     """Each item has its own bank, threshold, verdict and version, in either order."""
-    enroll(client, "mixed-a", references[:1], threshold=0.001)
-    enroll(client, "mixed-b", references, threshold=1.8)
-    enroll(client, "mixed-b", references, threshold=1.9)
+    enroll(client, "mixed-a", references[:1], threshold=0.001, **PLAIN)
+    enroll(client, "mixed-b", references, threshold=1.8, **PLAIN)
+    enroll(client, "mixed-b", references, threshold=1.9, **PLAIN)
     alone = {name: inspect(client, name, part) for name in ("mixed-a", "mixed-b")}
     for order in (["mixed-a", "mixed-b"], ["mixed-b", "mixed-a"]):
         products = [name.encode() for name in order]
@@ -290,14 +296,15 @@ def test_products_of_one_batch_do_not_mix(client, references, part):
     assert [alone[name]["verdict"][0, 0] for name in alone] == [1, 0]
 
 
-def test_internal_fault_tells_its_kind_and_no_details(served, client, references, part):
-    """A record that was changed by hand: the grid no longer fits the bank's search."""
-    enroll(client, "tampered", references[:1])
-    path = served.repository / "banks" / "tampered" / "1" / "bundle.json"
-    path.write_text(
-        path.read_text().replace('"grid": [\n    32,\n    32', '"grid": [\n    31,\n    31')
-    )
+def test_internal_fault_tells_its_kind_and_no_details(client, product):
+    """Tokens of a backbone that broke: whoever calls the model gets no score for them."""
+    tokens = triton.InferInput("patch_tokens", [1, 1024, 384], "FP32")
+    tokens.set_data_from_numpy(np.full((1, 1024, 384), np.nan, np.float32))
+    size = triton.InferInput("image_size", [1, 2], "INT32")
+    size.set_data_from_numpy(np.array([[300, 300]], np.int32))
     with pytest.raises(InferenceServerException, match="internal fault") as caught:
-        inspect(client, "tampered", part)
+        client.infer(
+            "cosine_knn_448", [tokens, bytes_input("product", [product.encode()], [1, 1]), size]
+        )
     assert caught.value.status() == "StatusCode.INTERNAL"
     assert caught.value.message().endswith("the server's log has the details")

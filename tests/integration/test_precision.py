@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import tritonclient.grpc as triton
 from integration.triton_calls import enroll, inspect
@@ -11,6 +12,7 @@ from reference import anomaly_dino_reference as reference
 SCORE_TOLERANCE = 0.02
 
 
+@pytest.mark.timeout(900)
 def test_demo_scores_stay_within_two_percent_and_no_verdict_flips(served, torch_backbone, split):
     """Bank, threshold and scores once through the server, once all from PyTorch in FP32.
 
@@ -19,8 +21,9 @@ def test_demo_scores_stay_within_two_percent_and_no_verdict_flips(served, torch_
     """
     with triton.InferenceServerClient(served.grpc_url) as client:
         _, threshold, report = enroll(
-            client, "demo", [path.read_bytes() for path in split.enrolled]
-        )
+            client, "demo", [path.read_bytes() for path in split.enrolled],
+            preprocessing="informed", texture=True,
+        )  # fmt: skip
         held_out = [*split.functional, *split.defective]
         outputs = ["anomaly_score", "verdict"]
         answers = [inspect(client, "demo", path.read_bytes(), outputs=outputs) for path in held_out]

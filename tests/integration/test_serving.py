@@ -14,7 +14,7 @@ import urllib.request
 import psutil
 import pytest
 import tritonclient.grpc as triton
-from integration.triton_calls import enroll, inspect
+from integration.triton_calls import PLAIN, enroll, inspect
 from tritonclient.utils import InferenceServerException
 
 from dinspect_server.assemble import assemble
@@ -91,7 +91,7 @@ def test_dead_stub_comes_back(small_repository, split):
     part = split.defective[0].read_bytes()
     with EmbeddedTriton(small_repository) as server:
         client = triton.InferenceServerClient(server.grpc_url)
-        enroll(client, "cell", [split.enrolled[0].read_bytes()])
+        enroll(client, "cell", [split.enrolled[0].read_bytes()], **PLAIN)
         before = inspect(client, "cell", part)["anomaly_score"]
         for model in ("cosine_knn_448", "dinov2_vits14_448", "preprocess_448", "anomaly_map"):
             stub_of(server, model).kill()
@@ -226,7 +226,7 @@ def test_reload_that_fails_is_tried_again(small_repository, split, tmp_path):
     adapter = repository / "models" / "anomaly_map" / "1" / "model.py"
     with EmbeddedTriton(repository) as server:
         client = triton.InferenceServerClient(server.grpc_url)
-        enroll(client, "again", [split.enrolled[0].read_bytes()])
+        enroll(client, "again", [split.enrolled[0].read_bytes()], **PLAIN)
         content = adapter.read_bytes()
         adapter.write_bytes(b"raise ImportError('half deployed')")
         stub_of(server, "anomaly_map").kill()

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bank_cache import BankCache, LoadedBundle
+from bank_cache import BankCache
 from bank_store import BankStore
-from image_preparation import same_aspect
-from image_score import top_fraction_mean, verdict
-from nearest_neighbours import search_precision, unit_vectors
-from refusals import InspectionRefused
+from bundle import Bundle
+from nearest_neighbours import search_precision
+from patch_scoring import Scored
 from triton_requests import answer_each, array, start, tensor, texts
 from wire import (
     ANOMALY_SCORE,
     BUNDLE_VERSION,
+    NORMAL_BELOW,
     PATCH_DISTANCES,
     PRODUCT,
     THRESHOLD,
@@ -26,7 +26,7 @@ from wire import (
 
 
 class TritonPythonModel:
-    """Adapter around `bank_cache`, `nearest_neighbours` and `image_score`."""
+    """Adapter around `bank_cache` and `patch_scoring`."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the store of bundles; banks load on first use."""
@@ -46,43 +46,38 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> list[Any]:
         tokens = array(request, "patch_tokens")
-        products = texts(request, PRODUCT)
-        sizes = array(request, "image_size")
-        loaded = [self.cache.get(product) for product in products]
-        for one, size in zip(loaded, sizes, strict=True):
-            _check_geometry(one, (int(size[0]), int(size[1])))
-        distances = np.stack(
-            [_distances(one, image) for one, image in zip(loaded, tokens, strict=True)]
-        )
-        scores = [top_fraction_mean(grid) for grid in distances]
-        thresholds = [one.bundle.threshold for one in loaded]
-        verdicts = [
-            verdict(score, one.bundle.normal_below, one.bundle.threshold)
-            for score, one in zip(scores, loaded, strict=True)
+        sizes = [(int(height), int(width)) for height, width in array(request, "image_size")]
+        answers = [
+            self._score(product, image, size)
+            for product, image, size in zip(texts(request, PRODUCT), tokens, sizes, strict=True)
         ]
-        versions = [one.bundle.version for one in loaded]
+        bundles, scored = [bundle for bundle, _ in answers], [one for _, one in answers]
+        distances = np.stack([one.distances for one in scored])
         return [
-            tensor(ANOMALY_SCORE.name, np.array(scores)[:, None], np.float32),
-            tensor(THRESHOLD.name, np.array(thresholds)[:, None], np.float32),
-            tensor(VERDICT.name, np.array(verdicts)[:, None], np.int32),
-            tensor(BUNDLE_VERSION.name, np.array(versions)[:, None], np.int64),
+            _column(ANOMALY_SCORE.name, [one.anomaly_score for one in scored], np.float32),
+            _column(THRESHOLD.name, [bundle.threshold for bundle in bundles], np.float32),
+            _column(NORMAL_BELOW.name, [bundle.normal_below for bundle in bundles], np.float32),
+            _column(VERDICT.name, [one.verdict for one in scored], np.int32),
+            _column(BUNDLE_VERSION.name, [bundle.version for bundle in bundles], np.int64),
             tensor(PATCH_DISTANCES.name, distances, np.float32),
             # The same numbers under a second name: a tensor that is both an ensemble's output and
             # a later step's input is pruned when a client asks for the map alone.
             tensor("distance_grid", distances, np.float32),
+            tensor(
+                "defect_settings",
+                [(b.defect_threshold, b.region.min_defect_area_px, *b.image_size) for b in bundles],
+                np.float32,
+            ),
         ]
 
+    def _score(
+        self, product: str, tokens: NDArray[np.float32], image_size: tuple[int, int]
+    ) -> tuple[Bundle, Scored]:
+        """Score one image, and hold on to no bank that the next one's may push out of memory."""
+        scorer = self.cache.get(product)
+        return scorer.bundle, scorer.score(tokens, image_size)
 
-def _distances(loaded: LoadedBundle, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-    flat = loaded.search.distances(unit_vectors(tokens))
-    return flat.reshape(loaded.bundle.grid)
 
-
-def _check_geometry(loaded: LoadedBundle, size: tuple[int, int]) -> None:
-    bundle = loaded.bundle
-    height, width = bundle.image_size
-    if not same_aspect(size, (height, width)):
-        raise InspectionRefused(
-            f"the image is {size[1]} x {size[0]} px, but product '{bundle.product}' was enrolled "
-            f"from {width} x {height} px; a product has one camera geometry"
-        )
+def _column(name: str, values: list[Any], dtype: Any) -> Any:
+    """One number per image."""
+    return tensor(name, np.array(values)[:, None], dtype)

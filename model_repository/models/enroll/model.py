@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from bank_store import BankStore, Bundle
-from enrolment import Enrolment, EnrolOptions, Sessions
+from bank_store import BankStore
+from enrol_options import EnrolOptions
+from enrolment import Enrolment
 from image_preparation import decode_image
+from memory_bank import RowFile
 from nearest_neighbours import search_precision
+from new_version import publish
+from option_checks import read_json
 from refusals import InspectionRefused
 from served_backbone import ServedBackbone
 from served_size import choose_size, read_served_sizes
+from sessions import Sessions
 from triton_requests import answer_each, array, start, tensor, text_tensor, texts
 from wire import (
     BUNDLE_VERSION,
@@ -37,7 +43,7 @@ class TritonPythonModel:
         self.store = BankStore(Path(args["model_repository"]).parents[1] / "banks")
         self.store.remove_leftovers()
         self.sizes = read_served_sizes(parameters["served_sizes"])
-        self.sessions = Sessions()
+        self.sessions: Sessions[Enrolment] = Sessions("enrolments")
         self.search_precision = search_precision(parameters["search_precision"])
         self.max_bank_bytes = int(parameters["max_bank_bytes"])
 
@@ -58,21 +64,19 @@ class TritonPythonModel:
             enrolment = self._gather(enrolment, product, request, options)
             if not options.commit:
                 self.sessions.put(options.session, enrolment)
-                report = {"session": options.session, "num_staged": len(enrolment.tokens)}
+                report = {"session": options.session, "num_staged": enrolment.num_staged}
                 return _outputs(0, 0.0, report)
+            if not enrolment.num_staged:
+                raise InspectionRefused("an enrolment needs at least one image of a good part")
             backbone = ServedBackbone(enrolment.served)
-            bundle = enrolment.publish(
-                self.store,
-                backbone.runtime(),
-                self.search_precision,
-                backbone.tokens,
-            )
+            bundle = publish(enrolment, self.store, backbone.runtime(), backbone.tokens)
         except BaseException:
             # Half an enrolment must not be continued as if the failed part had been taken.
             self.sessions.drop(options.session)
             raise
+        enrolment.close()
         self.sessions.drop(options.session)
-        return _outputs(bundle.version, bundle.threshold, _report(bundle))
+        return _outputs(bundle.version, bundle.threshold, asdict(bundle))
 
     def _opened(self, product: str, options: EnrolOptions) -> Enrolment | None:
         """The session's enrolment so far; None when this is its first part."""
@@ -83,7 +87,7 @@ class TritonPythonModel:
             raise InspectionRefused(
                 f"session {options.session!r} enrols '{enrolment.product}', not '{product}'"
             )
-        num_staged = len(enrolment.tokens) if enrolment else 0
+        num_staged = enrolment.num_staged if enrolment else 0
         if num_staged != options.num_staged:
             raise InspectionRefused(
                 f"session {options.session!r} holds {num_staged} images, the request follows "
@@ -105,48 +109,48 @@ class TritonPythonModel:
         if len(names) != len(images):
             raise InspectionRefused(f"{len(names)} image_names for {len(images)} images")
         if enrolment is None:
-            if not images:
-                raise InspectionRefused("an enrolment needs at least one image of a good part")
-            try:
-                enrolment = self._begin(product, images[0], options)
-            except InspectionRefused as refusal:
-                raise InspectionRefused(f"reference {names[0]}: {refusal}") from None
+            enrolment = self._begin(product, images, names, options)
         for name, encoded in zip(names, images, strict=True):
-            enrolment.add(name, encoded, ServedBackbone(enrolment.served).tokens)
+            enrolment.add(name, encoded, options.role, ServedBackbone(enrolment.served).tokens)
         return enrolment
 
-    def _begin(self, product: str, encoded: bytes, options: EnrolOptions) -> Enrolment:
-        image = decode_image(encoded)
-        image_size = (image.shape[0], image.shape[1])
-        size = choose_size(self.sizes, image_size, options.resolution)
-        return Enrolment(product, size, image_size, image, options, self.max_bank_bytes)
+    def _begin(
+        self, product: str, images: list[bytes], names: tuple[str, ...], options: EnrolOptions
+    ) -> Enrolment:
+        limits: dict[str, Any] = {
+            "reference_rows": RowFile(self.store.root),
+            "good_rows": RowFile(self.store.root),
+            "search_precision": self.search_precision,
+            "max_bank_bytes": self.max_bank_bytes,
+        }
+        if options.append:
+            return self._continue(product, options, limits)
+        if not images:
+            raise InspectionRefused("an enrolment needs at least one image of a good part")
+        try:
+            image = decode_image(images[0])
+            image_size = (image.shape[0], image.shape[1])
+            size = choose_size(self.sizes, image_size, options.resolution)
+        except InspectionRefused as refusal:
+            raise InspectionRefused(f"reference {names[0]}: {refusal}") from None
+        return Enrolment.begin(product, size, image_size, options, **limits)
+
+    def _continue(self, product: str, options: EnrolOptions, limits: dict[str, Any]) -> Enrolment:
+        base = self.store.read_bundle(*self.store.resolve(product))
+        served = {size.onnx_sha256: size for size in self.sizes}
+        size = served.get(base.backbone["onnx_sha256"])
+        if size is None:
+            raise InspectionRefused(
+                f"'{product}' was enrolled with backbone {base.backbone['onnx_sha256'][:12]}, "
+                "which is not served any more; enrol it again"
+            )
+        return Enrolment.continued(base, self.store.read_bank(base), size, options, **limits)
 
 
 def _options(request: Any) -> EnrolOptions:
     if pb_utils.get_input_tensor_by_name(request, ENROLL_OPTIONS.name) is None:
         return EnrolOptions()
-    try:
-        value = json.loads(texts(request, ENROLL_OPTIONS)[0])
-    except ValueError as error:
-        raise InspectionRefused(f"options are no JSON: {error}") from None
-    return EnrolOptions.from_json(value)
-
-
-def _report(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "product": bundle.product,
-        "bundle_version": bundle.version,
-        "ensemble": bundle.ensemble,
-        "grid": bundle.grid,
-        "image_size": bundle.image_size,
-        "num_references": bundle.num_references,
-        "num_patches": bundle.num_patches,
-        "threshold": bundle.threshold,
-        "normal_below": bundle.normal_below,
-        "calibration": bundle.calibration,
-        "backbone": bundle.backbone,
-        "created_at": bundle.created_at,
-    }
+    return EnrolOptions.from_json(read_json(texts(request, ENROLL_OPTIONS)[0], "options are"))
 
 
 def _outputs(version: int, threshold: float, report: dict[str, Any]) -> list[Any]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bank_search import bank_size_bytes
 from bank_store import BankStore
 from refusals import InspectionRefused
 from triton_requests import answer_each, start, text_tensor, texts
@@ -45,14 +46,22 @@ class TritonPythonModel:
         return {
             "product": product,
             "current": current,
-            "versions": self.store.products()[product],
+            "versions": self.store.versions(product),
             "ensemble": bundle.ensemble,
             "grid": bundle.grid,
             "image_size": bundle.image_size,
             "threshold": bundle.threshold,
             "normal_below": bundle.normal_below,
+            "preprocessing": bundle.preprocessing.setting,
+            "masked": bundle.preprocessing.masked,
             "num_references": bundle.num_references,
             "num_patches": bundle.num_patches,
+            "loaded_bytes": bank_size_bytes(
+                bundle.num_patches,
+                bundle.dim,
+                bundle.backbone["search_precision"],
+                bundle.scoring.num_lists,
+            ),
             "created_at": bundle.created_at,
             "backbone_sha256": bundle.backbone["onnx_sha256"],
         }

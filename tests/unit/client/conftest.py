@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,36 @@ def url(triton: FakeTriton) -> Iterator[str]:
 def client(url: str) -> Iterator[InspectionClient]:
     with InspectionClient(url, timeout_s=20) as connected:
         yield connected
+
+
+@pytest.fixture
+def _address(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server that commands ask."""
+    monkeypatch.setenv("DINSPECT_URL", url)
+
+
+@pytest.fixture
+def start_command(url: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``dinspect`` in a process of its own that can be interrupted."""
+    # Whoever runs the tests in the background may have had the signal ignored for all of them.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from dinspect_client.main import main; sys.exit(main())"
+    )
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", program, *map(str, arguments), "--url", url]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

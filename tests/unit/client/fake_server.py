@@ -8,8 +8,8 @@ tests, with the real one.
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,13 +19,21 @@ from typing import Any
 import cv2
 import grpc
 import numpy as np
+from fake_products import ENSEMBLE, FakeProducts, product_report, sha256, version_report
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from dinspect_client import wire
 
-ENSEMBLE = "anomaly_dino_448"
+__all__ = ["ENSEMBLE", "product_report", "version_report"]
+
 GRID = (4, 5)
+UNBATCHED = (
+    (wire.ENROLL_MODEL, wire.ENROLL_INPUTS, wire.ENROLL_OUTPUTS),
+    (wire.PRODUCTS_MODEL, wire.PRODUCTS_INPUTS, wire.PRODUCTS_OUTPUTS),
+    (wire.MANAGE_MODEL, wire.MANAGE_INPUTS, wire.MANAGE_OUTPUTS),
+    (wire.ZERO_SHOT_MODEL, wire.ZERO_SHOT_INPUTS, wire.ZERO_SHOT_OUTPUTS),
+)
 NUMPY_TYPES = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8}
 
 Tensors = dict[str, np.ndarray]
@@ -38,23 +46,6 @@ class Fault:
     code: grpc.StatusCode
     message: str
     times: int = 1
-
-
-def product_report(name: str, **changes: Any) -> dict[str, Any]:
-    report = {
-        "product": name,
-        "current": 3,
-        "versions": [1, 2, 3],
-        "ensemble": ENSEMBLE,
-        "grid": [32, 32],
-        "image_size": [300, 400],
-        "threshold": 0.41,
-        "num_references": 32,
-        "num_patches": 32768,
-        "created_at": "2026-01-01T00:00:00+00:00",
-        "backbone_sha256": "ab" * 32,
-    }
-    return report | changes
 
 
 def ensemble_metadata(image: wire.TensorSpec) -> tuple[dict[str, str], dict[str, str]]:
@@ -70,7 +61,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         models: What is served: inputs and outputs by name.
         not_ready: Models that answer readiness with no.
         faults: By model, what to answer instead.
-        products: Reports by product name.
+        products: Reports by product name, as `products` lists them.
+        store: What `manage` works on.
+        staged: Names, digests and roles of an enrolment's or batch's images by session.
+        closed: Sessions of zero-shot batches that were closed.
         outputs: Values of the next inspections, in the shape of one item.
         tamper: Changes a response before it is sent.
         delay_s: How long an inference takes.
@@ -82,22 +76,26 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.models = {
             ENSEMBLE: ensemble_metadata(wire.IMAGE),
             ENSEMBLE + "_raw": ensemble_metadata(wire.IMAGE_RGB),
-            wire.ENROLL_MODEL: (
-                {spec.name: spec.datatype for spec in wire.ENROLL_INPUTS},
-                {spec.name: spec.datatype for spec in wire.ENROLL_OUTPUTS},
-            ),
-            wire.PRODUCTS_MODEL: (
-                {spec.name: spec.datatype for spec in wire.PRODUCTS_INPUTS},
-                {spec.name: spec.datatype for spec in wire.PRODUCTS_OUTPUTS},
-            ),
+            **{
+                name: (
+                    {spec.name: spec.datatype for spec in inputs},
+                    {spec.name: spec.datatype for spec in outputs},
+                )
+                for name, inputs, outputs in UNBATCHED
+            },
         }
         self.not_ready: set[str] = set()
         self.faults: dict[str, Fault] = {}
         self.products = {"screw": product_report("screw")}
-        self.staged: Counter[str] = Counter()
+        self.store = FakeProducts()
+        self.staged: dict[str, list[tuple[str, str, str]]] = {}
+        self._turn = threading.Lock()  # one request after the other, as by one instance of a model
+        self.closed: list[str] = []
         self.outputs: Tensors = {
             "anomaly_score": np.array([0.25]),
             "threshold": np.array([0.5]),
+            "normal_below": np.array([0.375]),
+            "defect_regions": bytes_array("[]"),
             "verdict": np.array([0]),
             "patch_distances": np.linspace(0, 0.5, GRID[0] * GRID[1]).reshape(GRID),
             "bundle_version": np.array([3]),
@@ -140,57 +138,111 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             context.abort(
                 grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{model}' is not found"
             )
-        time.sleep(self.delay_s)
         inputs = decode_inputs(request)
         try:
-            if model == wire.PRODUCTS_MODEL:
-                outputs = self._list_products(inputs)
-            elif model == wire.ENROLL_MODEL:
-                outputs = self._enroll(inputs)
-            else:
-                outputs = self._inspect(inputs)
+            with self._turn:
+                time.sleep(self.delay_s)
+                outputs = self._answers.get(model, self._inspect)(inputs)
         except ValueError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"in ensemble '{model}', {error}")
         response = encode_response(request, outputs)
         self.tamper(response)
         return response
 
+    @property
+    def _answers(self) -> dict[str, Callable[[Tensors], Tensors]]:
+        return {
+            wire.PRODUCTS_MODEL: self._list_products,
+            wire.ENROLL_MODEL: self._enroll,
+            wire.MANAGE_MODEL: self._manage,
+            wire.ZERO_SHOT_MODEL: self._zero_shot,
+        }
+
     def _list_products(self, inputs: Tensors) -> Tensors:
         name = inputs["product"][0].decode()
         reports = [self.products[key] for key in self.products if name in ("", key)]
         return {"products": bytes_array(json.dumps(reports))}
 
+    def _stage(self, options: dict[str, Any], images: np.ndarray) -> int:
+        """Keep a part's images, and tell how many the session has; no image fails its session."""
+        staged = self.staged.get(options["session"], [])
+        if options["num_staged"] != len(staged):
+            raise ValueError(f"the session holds {len(staged)} images")
+        for name, data in zip(options["image_names"], images, strict=True):
+            if data == b"-":
+                self.staged.pop(options["session"], None)
+                raise ValueError(f"reference {name}: no image in a known format")
+            staged.append((name, sha256(data), options.get("role", "reference")))
+        self.staged[options["session"]] = staged
+        return len(staged)
+
     def _enroll(self, inputs: Tensors) -> Tensors:
         options = json.loads(inputs["options"][0])
         session = options["session"]
-        self.staged[session] += len(inputs["images"])
+        num_staged = self._stage(options, inputs["images"])
         if not options["commit"]:
-            report = {"session": session, "num_staged": self.staged[session]}
-            return enroll_outputs(0, 0.0, report)
-        report = {
-            "product": inputs["product"][0].decode(),
-            "bundle_version": 4,
-            "ensemble": ENSEMBLE,
-            "grid": [32, 32],
-            "image_size": [300, 400],
-            "num_references": self.staged[session],
-            "num_patches": 1024 * self.staged[session],
-            "threshold": 0.5,
-            "calibration": {
-                "method": "leave_one_out",
-                "false_positive_rate": 0.01,
-                "reference_scores": [0.25, 0.375],
-            },
-            "backbone": {
-                "name": "vits14",
-                "onnx_sha256": "ab" * 32,
-                "weights_sha256": "cd" * 32,
-                "runtime": "openvino 1.0",
-                "precision": "fp16",
-            },
-            "created_at": "2026-01-01T00:00:00+00:00",
+            return enroll_outputs(0, 0.0, {"session": session, "num_staged": num_staged})
+        staged = self.staged.pop(session)
+        images = {
+            role: [{"name": n, "sha256": s} for n, s, of in staged if of == role]
+            for role in ("reference", "good")
         }
+        product = inputs["product"][0].decode()
+        before = []
+        if options.get("append"):
+            before = self.store.versions[product][self.store.current[product]]["references"]
+        references = [*before, *images["reference"]]
+        report = version_report(product, 4, references=references, num_patches=len(references))
+        report["num_references"] = len(references)
+        report["calibration"] |= {"good_images": images["good"]}
         return enroll_outputs(4, 0.5, report)
+
+    def _manage(self, inputs: Tensors) -> Tensors:
+        content = inputs["content"][0] if "content" in inputs else b""
+        asked = json.loads(inputs["request"][0])
+        version, report, found = self.store.manage(inputs["product"][0].decode(), asked, content)
+        return {
+            "bundle_version": np.array([version]),
+            "report": bytes_array(json.dumps(report)),
+            "content": np.array([found], dtype=np.object_),
+        }
+
+    def _zero_shot(self, inputs: Tensors) -> Tensors:
+        options = json.loads(inputs["options"][0])
+        session = options["session"]
+        outputs: Tensors = {}
+        if "score" in options:
+            outputs, report = self._score(self.staged[session], options["score"])
+        elif "images" in inputs:
+            report = {"session": session, "num_staged": self._stage(options, inputs["images"])}
+            report |= {"masked": True, "masking_test": {"passed": True}}
+        else:
+            report = {"session": session, "num_staged": 0, "masked": None, "masking_test": None}
+        if options.get("close"):
+            self.staged.pop(session, None)
+            self.closed.append(session)
+        return outputs | {"report": bytes_array(json.dumps(report))}
+
+    def _score(
+        self, staged: list[tuple[str, str, str]], index: int
+    ) -> tuple[Tensors, dict[str, Any]]:
+        name, digest, _ = staged[index]
+        report = {
+            "index": index,
+            "name": name,
+            "sha256": digest,
+            "num_images": len(staged),
+            "num_bank_patches": 20 * (len(staged) - 1),
+            "num_nearest": 1,
+            "backbone": version_report("", 0)["backbone"],
+        }
+        ramp = np.linspace(0, 1, 30 * 40).reshape(30, 40)
+        outputs = {
+            "anomaly_score": np.array([0.125 * (index % 3)]),
+            "patch_distances": ramp[:4, :5],
+            "anomaly_map": ramp,
+        }
+        return outputs, report
 
     def _inspect(self, inputs: Tensors) -> Tensors:
         if "image_rgb" in inputs:
@@ -237,7 +289,12 @@ def encode_response(
     """Encode the outputs that were asked for, in the contract's datatypes."""
     datatypes = {
         spec.name: spec.datatype
-        for spec in (*wire.INSPECTION_OUTPUTS, *wire.ENROLL_OUTPUTS, *wire.PRODUCTS_OUTPUTS)
+        for spec in (
+            *wire.INSPECTION_OUTPUTS,
+            *wire.ENROLL_OUTPUTS,
+            *wire.PRODUCTS_OUTPUTS,
+            *wire.MANAGE_OUTPUTS,
+        )
     }
     response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
     for wanted in request.outputs:

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from fake_server import ENSEMBLE, Fault, decode_inputs, product_report
+from fake_server import ENSEMBLE, Fault, bytes_array, product_report
 
 from dinspect_client.main import main
 from dinspect_client.overlay import read_rgb, write_png
 
 
 @pytest.fixture(autouse=True)
-def _address(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DINSPECT_URL", url)
+def _served(_address: None) -> None:
+    """All commands here go to the fake server."""
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_inspect_prints_a_line_and_draws_a_picture_per_image(folder, capsys) -> 
 
     first, second = lines_of(capsys)
     assert first.startswith(f"{folder / 'a.PNG'}: normal")
-    assert "score 0.25  threshold 0.5  " in first
+    assert "score 0.25  threshold 0.5  normal up to 0.375  0 defect regions  " in first
     assert first.endswith(" ms")
     assert second.startswith(str(folder / "b.png"))
     assert read_rgb(folder / "a.inspection.png").shape[1] >= 800
@@ -64,7 +65,43 @@ def test_inspect_without_overlay_asks_for_no_map(image_path, triton, tmp_path) -
     assert main(["inspect", "screw", str(image_path), "--no-overlay"]) == 0
 
     assert [path.name for path in tmp_path.iterdir()] == [image_path.name]
-    assert "anomaly_map" not in {output.name for output in triton.requests[-1].outputs}
+    asked = {output.name for output in triton.requests[-1].outputs}
+    assert not asked & {"anomaly_map", "defect_regions"}
+
+
+def test_inspect_counts_defect_regions_and_lists_them_in_json(image_path, triton, capsys) -> None:
+    region = {"box_px": [30, 20, 10, 10], "area_px": 9, "peak": 1.0, "peak_at_px": [39, 29]}
+    triton.outputs["defect_regions"] = bytes_array(json.dumps([region]))
+
+    assert main(["inspect", "screw", str(image_path)]) == 0
+    assert "  1 defect region  " in lines_of(capsys)[0]
+    assert main(["inspect", "screw", str(image_path), "--json"]) == 0
+    assert json.loads(lines_of(capsys)[0])["defect_regions"] == [region]
+
+
+def test_inspect_frames_defect_regions_in_the_picture(image_path, triton, tmp_path) -> None:
+    region = {"box_px": [30, 20, 10, 10], "area_px": 9, "peak": 1.0, "peak_at_px": [39, 29]}
+    assert main(["inspect", "screw", str(image_path)]) == 0
+    plain = read_rgb(tmp_path / "part.inspection.png")
+    triton.outputs["defect_regions"] = bytes_array(json.dumps([region]))
+    assert main(["inspect", "screw", str(image_path)]) == 0
+
+    assert (read_rgb(tmp_path / "part.inspection.png") != plain).any()
+
+
+def test_inspect_leaves_out_a_lower_threshold_that_is_none(image_path, triton, capsys) -> None:
+    triton.outputs["normal_below"] = np.array([0.5])
+
+    assert main(["inspect", "screw", str(image_path)]) == 0
+    assert "normal up to" not in lines_of(capsys)[0]
+
+
+def test_inspect_prints_a_name_that_is_no_text(tmp_path, image_path, capsys) -> None:
+    path = tmp_path / os.fsdecode(b"part-\xff.png")
+    image_path.rename(path)
+
+    assert main(["inspect", "screw", str(path), "--no-overlay"]) == 0
+    assert "part-?.png: normal" in lines_of(capsys)[0]
 
 
 def test_inspect_json_prints_json_lines_only(image_path, tmp_path, capsys) -> None:
@@ -170,53 +207,6 @@ def test_malformed_url_is_wrong_use(where, monkeypatch, capsys) -> None:
     assert "is not HOST:PORT" in capsys.readouterr().err
 
 
-def test_enroll_sends_the_folder_and_the_options(folder, triton, capsys) -> None:
-    arguments = ["enroll", "screw", str(folder), "--resolution", "672"]
-    assert main([*arguments, "--false-positive-rate", "0.02", "--operator", "ada"]) == 0
-
-    options = json.loads(decode_inputs(triton.requests_to("enroll")[0])["options"][0])
-    assert options["image_names"] == ["a.PNG", "b.png"]
-    assert options["resolution"] == 672
-    assert options["false_positive_rate"] == 0.02
-    assert options["operator"] == "ada"
-    assert lines_of(capsys) == [
-        "screw version 4: 2 images, 2048 patches, threshold 0.5 (leave_one_out), "
-        "inspected by anomaly_dino_448"
-    ]
-
-
-def test_enroll_json_prints_the_report(image_path, triton, capsys) -> None:
-    assert main(["enroll", "screw", str(image_path), "--threshold", "0.3", "--json"]) == 0
-
-    assert json.loads(capsys.readouterr().out)["bundle_version"] == 4
-    options = json.loads(decode_inputs(triton.requests_to("enroll")[0])["options"][0])
-    assert options["threshold"] == 0.3
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--resolution", "0"],
-        ["--resolution", "x"],
-        ["--false-positive-rate", "1"],
-        ["--false-positive-rate", "0.1", "--threshold", "0.3"],
-    ],
-)
-def test_enroll_refuses_options_out_of_range(image_path, options, triton, capsys) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["enroll", "screw", str(image_path), *options])
-
-    assert caught.value.code == 2
-    assert triton.requests == []
-
-
-def test_enroll_refused_by_the_server_returns_2(image_path, triton, capsys) -> None:
-    triton.faults["enroll"] = Fault(grpc.StatusCode.INVALID_ARGUMENT, "images differ in size")
-
-    assert main(["enroll", "screw", str(image_path)]) == 2
-    assert "dinspect: error: images differ in size" in capsys.readouterr().err
-
-
 def test_products_prints_a_table(triton, capsys) -> None:
     triton.products["a-longer-name"] = product_report("a-longer-name")
 
@@ -225,6 +215,7 @@ def test_products_prints_a_table(triton, capsys) -> None:
     header, screw, longer = lines_of(capsys)
     assert header.split()[:3] == ["PRODUCT", "VERSION", "OF"]
     assert screw.split()[:5] == ["screw", "3", "1,2,3", "400x300", ENSEMBLE]
+    assert screw.split()[6:12] == ["0.41", "0.35", "agnostic,", "masked", "48.0", "MiB"]
     assert header.index("VERSION") == screw.index("3") == longer.index("3")
 
 

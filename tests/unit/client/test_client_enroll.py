@@ -1,21 +1,18 @@
 from __future__ import annotations
 
+import inspect
 import json
 
 import cv2
-import grpc
 import numpy as np
-import pytest
-from fake_server import ENSEMBLE, Fault, decode_inputs, product_report
+from fake_products import sha256
+from fake_server import decode_inputs
 
 from dinspect_client import (
-    InvalidImageError,
-    ModelUnavailable,
-    ProtocolMismatch,
-    RequestRejected,
-    ServerFault,
-    ServerUnreachable,
+    ImageRecord,
+    InspectionClient,
     codec,
+    wire,
 )
 
 
@@ -26,17 +23,19 @@ def sent_parts(triton):
 
 
 def test_small_enrolment_is_one_part_that_commits(client, triton, image_path) -> None:
-    enrollment = client.enroll("screw", [image_path])
+    version = client.enroll("screw", [image_path])
 
     ((options, images),) = sent_parts(triton)
     assert options.keys() == {"session", "commit", "image_names", "num_staged"}
     assert options["commit"] is True
     assert options["image_names"] == ["part.png"]
     assert images == [image_path.read_bytes()]
-    assert enrollment.bundle_version == 4
-    assert enrollment.num_references == 1
-    assert enrollment.calibration.reference_scores == (0.25, 0.375)
-    assert enrollment.backbone.name == "vits14"
+    assert version.version == 4
+    assert version.reference == "screw@4"
+    assert version.num_references == 1
+    assert version.references == (ImageRecord("part.png", sha256(image_path.read_bytes())),)
+    assert version.calibration.reference_scores == (0.25, 0.375)
+    assert version.backbone.name == "vits14"
 
 
 def test_large_enrolment_travels_in_parts_of_one_session(client, triton) -> None:
@@ -72,24 +71,107 @@ def test_each_enrolment_has_its_own_session(client, triton) -> None:
 def test_parts_are_cut_by_bytes_too(monkeypatch) -> None:
     monkeypatch.setattr(codec, "BYTES_PER_PART", 10)
 
-    parts = codec.image_parts([b"x" * size for size in (4, 6, 1, 30, 9, 1, 1)])
+    parts = codec.image_parts([b"x" * size for size in (4, 6, 1, 30, 9, 1, 1)], "abcdefg")
 
     assert [[len(data) for _, data in part] for part in parts] == [[4, 6], [1], [30], [9, 1], [1]]
 
 
 def test_options_given_are_sent_and_no_others(client, triton) -> None:
-    client.enroll(
-        "screw", [b"x"], resolution=672, false_positive_rate=0.01, threshold=0.0, operator="ada"
-    )
+    given = {
+        "resolution": 672,
+        "preprocessing": "informed",
+        "rotated": True,
+        "texture": True,
+        "num_neighbours": 3,
+        "image_score": "max",
+        "search": "ivf",
+        "coreset_fraction": 0.25,
+        "false_positive_rate": 0.01,
+        "undecided_rate": 0.0,
+        "threshold": 0.0,
+        "normal_below": 0.0,
+        "activate": False,
+        "operator": "ada",
+    }
+
+    client.enroll("screw", [b"x"], **given)
 
     options = sent_parts(triton)[0][0]
     del options["session"], options["commit"], options["image_names"], options["num_staged"]
-    assert options == {
-        "resolution": 672,
-        "false_positive_rate": 0.01,
-        "threshold": 0.0,
-        "operator": "ada",
+    assert options == given
+
+
+def test_every_option_of_the_contract_can_be_said() -> None:
+    """All but those of the transport are keywords of `enroll`, or stand for a method of its own."""
+    keys = {value for name, value in vars(wire.EnrollOption).items() if name.isupper()}
+    of_parts = {"append", "role", "image_names", "session", "num_staged", "commit"}
+    keywords = {
+        name
+        for name, parameter in inspect.signature(InspectionClient.enroll).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
     }
+
+    assert keywords == (keys - of_parts) | {"good_images", "on_progress"}
+
+
+def test_numbers_of_numpy_are_sent_as_numbers(client, triton) -> None:
+    client.enroll("screw", [b"x"], threshold=np.float32(0.25), resolution=np.int64(448))
+
+    options = sent_parts(triton)[0][0]
+    assert (options["threshold"], options["resolution"]) == (0.25, 448)
+
+
+def test_good_images_follow_the_references_in_parts_of_their_own(client, triton) -> None:
+    progress: list[tuple[int, int]] = []
+
+    version = client.enroll(
+        "screw",
+        [b"r%d" % n for n in range(9)],
+        good_images=[b"g1", b"g2"],
+        on_progress=lambda *done: progress.append(done),
+    )
+
+    parts = sent_parts(triton)
+    assert [options.get("role") for options, _ in parts] == [None, None, "good"]
+    assert [options["num_staged"] for options, _ in parts] == [0, 8, 9]
+    assert [options["commit"] for options, _ in parts] == [False, False, True]
+    assert parts[2][1] == [b"g1", b"g2"]
+    assert parts[2][0]["image_names"] == ["image-10", "image-11"]
+    assert progress == [(8, 11), (9, 11), (11, 11)]
+    assert version.num_references == 9
+    assert [image.sha256 for image in version.calibration.good_images] == [
+        sha256(b"g1"),
+        sha256(b"g2"),
+    ]
+
+
+def test_appended_images_say_so_and_need_no_reference(client, triton) -> None:
+    version = client.append("screw", [b"x"], good_images=[b"g"], undecided_rate=0.1)
+    client.append("screw", good_images=[b"g"], activate=False, operator="ada")
+
+    first, second, third = (options for options, _ in sent_parts(triton))
+    assert first["append"] is second["append"] is third["append"] is True
+    assert first["undecided_rate"] == 0.1
+    assert (third["role"], third["num_staged"], third["commit"]) == ("good", 0, True)
+    assert (third["activate"], third["operator"]) == (False, "ada")
+    # The two of version 3, and the new one.
+    assert [image.sha256 for image in version.references] == [
+        "01" * 32,
+        "02" * 32,
+        sha256(b"x"),
+    ]
+
+
+def test_files_of_one_name_are_told_apart(client, triton, tmp_path) -> None:
+    paths = [tmp_path / folder / "1.png" for folder in ("a", "b")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_bytes(b"%d" % number)
+
+    client.enroll("screw", paths, good_images=[b"x"])
+
+    names = [options["image_names"] for options, _ in sent_parts(triton)]
+    assert names == [["a/1.png", "b/1.png"], ["image-3"]]
 
 
 def test_request_has_no_batch_dimension(client, triton) -> None:
@@ -115,133 +197,3 @@ def test_array_is_sent_without_loss(client, triton, image_rgb) -> None:
     data = np.frombuffer(sent_parts(triton)[0][1][0], np.uint8)
     sent = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(sent, image_rgb)
-
-
-@pytest.mark.parametrize("name", ["", "screw@3", "a b", "x" * 65])
-def test_unfit_name_is_refused_before_anything_is_sent(client, triton, name) -> None:
-    with pytest.raises(RequestRejected, match="cannot be enrolled"):
-        client.enroll(name, [b"x"])
-
-    assert triton.requests == []
-
-
-def test_no_image_is_refused(client) -> None:
-    with pytest.raises(RequestRejected, match="no image"):
-        client.enroll("screw", [])
-
-
-def test_part_is_never_sent_twice(client, triton) -> None:
-    triton.faults["enroll"] = Fault(grpc.StatusCode.UNAVAILABLE, "queue full", times=1)
-
-    with pytest.raises(ServerUnreachable, match="queue full"):
-        client.enroll("screw", [b"x"])
-
-    assert len(triton.requests_to("enroll")) == 1
-
-
-def test_nothing_is_committed_after_an_unreadable_image(client, triton, tmp_path) -> None:
-    with pytest.raises(InvalidImageError, match=r"missing\.png"):
-        client.enroll("screw", [b"x"] * 8 + [tmp_path / "missing.png"])
-
-    assert not any(options["commit"] for options, _ in sent_parts(triton))
-
-
-def test_nothing_is_committed_when_the_server_lost_an_image(client, triton) -> None:
-    original = triton._enroll
-
-    def losing(inputs):
-        outputs = original(inputs)
-        outputs["report"][0] = outputs["report"][0].replace(b'"num_staged": 8', b'"num_staged": 7')
-        return outputs
-
-    triton._enroll = losing
-
-    with pytest.raises(ServerFault, match="holds 7 images of 8 sent"):
-        client.enroll("screw", [b"x"] * 9)
-
-    assert len(triton.requests_to("enroll")) == 1
-
-
-def test_version_from_fewer_images_than_sent_is_never_returned(client, triton) -> None:
-    original = triton._enroll
-
-    def forgetful(inputs):
-        outputs = original(inputs)
-        outputs["report"][0] = outputs["report"][0].replace(
-            b'"num_references": 9', b'"num_references": 1'
-        )
-        return outputs
-
-    triton._enroll = forgetful
-
-    with pytest.raises(ServerFault, match="enrolled from 1 images, 9 were sent; do not use it"):
-        client.enroll("screw", [b"x"] * 9)
-
-
-def test_server_without_enrolment_is_told(client, triton) -> None:
-    del triton.models["enroll"]
-
-    with pytest.raises(ModelUnavailable, match="'enroll' is not served"):
-        client.enroll("screw", [b"x"])
-
-
-def test_new_version_is_inspected_by_its_own_ensemble(client, triton, image_path) -> None:
-    client.inspect("screw", image_path)
-    client.enroll("screw", [image_path])
-    client.inspect("screw", image_path)
-
-    assert len(triton.requests_to("products")) == 2
-
-
-def test_enrollment_to_dict_is_the_servers_report(client) -> None:
-    dictionary = json.loads(json.dumps(client.enroll("screw", [b"x"]).to_dict()))
-
-    assert dictionary["calibration"] == {
-        "method": "leave_one_out",
-        "false_positive_rate": 0.01,
-        "reference_scores": [0.25, 0.375],
-    }
-    assert dictionary["grid"] == [32, 32]
-    assert dictionary["backbone"]["name"] == "vits14"
-
-
-def test_products_lists_all_of_them(client, triton) -> None:
-    triton.products["nut"] = product_report("nut", current=1, versions=[1])
-
-    screw, nut = client.products()
-
-    assert (screw.name, screw.current, screw.versions) == ("screw", 3, (1, 2, 3))
-    assert screw.ensemble == ENSEMBLE
-    assert screw.image_size == (300, 400)
-    assert nut.versions == (1,)
-    assert screw.to_dict() == triton.products["screw"]
-
-
-def test_products_finds_one_by_name_or_none(client) -> None:
-    assert [product.name for product in client.products("screw")] == ["screw"]
-    assert client.products("nut") == []
-
-
-def test_products_is_retried_when_unavailable_once(client, triton) -> None:
-    triton.faults["products"] = Fault(grpc.StatusCode.UNAVAILABLE, "busy", times=1)
-
-    assert len(client.products()) == 1
-
-
-@pytest.mark.parametrize(
-    ("report", "message"),
-    [
-        (b"nonsense", "is not JSON"),
-        (b"\xff\xfe\xfa", "is not JSON"),
-        (b"{}", "JSON dict, expected list"),
-        (b'[{"product": "screw"}]', "lacks 'current'"),
-        (json.dumps([product_report("screw", grid=[1])]).encode(), "malformed"),
-        (json.dumps([product_report("screw", threshold=None)]).encode(), "malformed"),
-        (b"[3]", "malformed"),
-    ],
-)
-def test_malformed_product_list_is_a_mismatch(client, triton, report, message) -> None:
-    triton._list_products = lambda inputs: {"products": np.array([report], dtype=np.object_)}
-
-    with pytest.raises(ProtocolMismatch, match=message):
-        client.products()

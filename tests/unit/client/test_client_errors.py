@@ -10,6 +10,7 @@ from dinspect_client.errors import (
     InspectionError,
     InvalidImageError,
     ModelUnavailable,
+    ProductFileError,
     ProtocolMismatch,
     RequestRejected,
     RequestTimeout,
@@ -119,6 +120,7 @@ def test_exit_status_tells_bad_input_from_a_missing_server() -> None:
 
     assert statuses == {
         InvalidImageError: 2,
+        ProductFileError: 2,
         RequestRejected: 2,
         ServerUnreachable: 3,
         RequestTimeout: 3,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 
 import grpc
@@ -10,6 +11,7 @@ from fake_server import (
     GRID,
     FakeTriton,
     Fault,
+    bytes_array,
     serving,
 )
 
@@ -136,7 +138,9 @@ def test_answer_without_an_output_is_refused(client, triton, image_path, missing
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["anomaly_score", "threshold", "patch_distances", "anomaly_map"])
+@pytest.mark.parametrize(
+    "name", ["anomaly_score", "threshold", "normal_below", "patch_distances", "anomaly_map"]
+)
 def test_answer_that_is_not_finite_is_refused(client, triton, image_path, name, value) -> None:
     shapes = {"patch_distances": GRID, "anomaly_map": (30, 40)}
     spoilt = np.zeros(shapes.get(name, (1,)))
@@ -197,14 +201,104 @@ def test_unknown_verdict_is_refused(client, triton, image_path, code: int) -> No
 def test_normal_above_the_threshold_is_refused(client, triton, image_path) -> None:
     triton.outputs["anomaly_score"] = np.array([0.75])
 
-    with pytest.raises(ServerFault, match=r"above threshold 0\.5"):
+    with pytest.raises(ServerFault, match=r"normal, but score 0\.75 is above normal_below 0\.375"):
         client.inspect("screw", image_path)
 
 
-def test_normal_at_the_threshold_is_an_answer(client, triton, image_path) -> None:
-    triton.outputs["anomaly_score"] = np.array([0.5])
+SLIGHTLY = 2.0**-20  # so that all numbers are exact in FP32
+
+
+@pytest.mark.parametrize(
+    ("verdict", "score", "answered"),
+    [
+        (Verdict.NORMAL, 0.0, True),
+        (Verdict.NORMAL, 0.375, True),  # at the lower threshold
+        (Verdict.NORMAL, 0.375 + SLIGHTLY, False),
+        (Verdict.NORMAL, 0.5, False),
+        (Verdict.UNDECIDED, 0.0, True),  # a server may have doubts that no score tells
+        (Verdict.UNDECIDED, 0.5, True),  # at the upper threshold
+        (Verdict.UNDECIDED, 0.5 + SLIGHTLY, False),
+        (Verdict.ANOMALOUS, 0.5 + SLIGHTLY, True),
+        (Verdict.ANOMALOUS, 0.25, True),  # too strict is never a wrong "OK"
+    ],
+)
+def test_verdict_must_not_be_milder_than_the_thresholds(
+    client, triton, image_path, verdict, score, answered
+) -> None:
+    triton.outputs |= {"verdict": np.array([verdict]), "anomaly_score": np.array([score])}
+
+    if answered:
+        assert client.inspect("screw", image_path).verdict is verdict
+    else:
+        with pytest.raises(ServerFault, match=f"{verdict.name.lower()}, but score {score}"):
+            client.inspect("screw", image_path)
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_lower_threshold_above_the_upper_is_refused(client, triton, image_path, verdict) -> None:
+    triton.outputs |= {"normal_below": np.array([0.625]), "verdict": np.array([verdict])}
+
+    with pytest.raises(ServerFault, match=r"normal_below 0\.625 is above threshold 0\.5"):
+        client.inspect("screw", image_path)
+
+
+def test_one_threshold_for_both_is_an_answer(client, triton, image_path) -> None:
+    triton.outputs |= {"normal_below": np.array([0.5]), "anomaly_score": np.array([0.5])}
 
     assert client.inspect("screw", image_path).verdict is Verdict.NORMAL
+
+
+def region_of(**changes):
+    return {"box_px": [30, 20, 10, 10], "area_px": 1, "peak": 1.0, "peak_at_px": [39, 29]} | changes
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        ([region_of(box_px=[31, 20, 10, 10])], "none of a map"),  # over the right edge
+        ([region_of(box_px=[30, 21, 10, 10])], "none of a map"),  # over the lower edge
+        ([region_of(box_px=[-1, 20, 41, 10])], "none of a map"),
+        ([region_of(box_px=[30, 20, 9, 10])], "none of a map"),  # without its peak
+        ([region_of(box_px=[30, 20, 10, 9])], "none of a map"),
+        ([region_of(area_px=0)], "none of a map"),
+        ([region_of(area_px=101)], "none of a map"),
+        ([region_of(peak=0.99)], "none of a map"),  # not the map's value there
+        ([region_of(peak=1e300)], "none of a map"),
+        (
+            [region_of(box_px=[0, 0, 1, 1], peak=0.0, peak_at_px=[0, 0]), region_of()],
+            "do not begin with the highest peak",
+        ),
+    ],
+)
+def test_defect_region_that_is_not_of_the_map_is_refused(
+    client, triton, image_path, regions, message
+) -> None:
+    triton.outputs["defect_regions"] = bytes_array(json.dumps(regions))
+
+    with pytest.raises(ServerFault, match=message):
+        client.inspect("screw", image_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "JSON dict, expected list"),
+        ("[1]", "malformed"),
+        ("nonsense", "is not JSON"),
+        (json.dumps([region_of(box_px=[1, 2, 3])]), r"box_px has 3 values, expected 4"),
+        (json.dumps([region_of(area_px=1.5)]), r"area_px is 1\.5, expected int"),
+        (json.dumps([region_of(peak=float("nan"))]), "peak is nan, expected a finite number"),
+        ('[{"box_px": [0, 0, 1, 1]}]', "lacks 'area_px'"),
+    ],
+)
+def test_malformed_defect_regions_are_a_mismatch(client, triton, image_path, text, message) -> None:
+    triton.outputs["defect_regions"] = bytes_array(text)
+
+    with pytest.raises(ProtocolMismatch, match=message) as caught:
+        client.inspect("screw", image_path)
+
+    assert caught.value.model_name == ENSEMBLE
+    assert caught.value.request_id == triton.requests[-1].id
 
 
 def test_map_of_another_size_than_the_array_is_refused(client, triton, image_rgb) -> None:

@@ -12,12 +12,14 @@ from fake_server import (
     GRID,
     FakeTriton,
     Fault,
+    bytes_array,
     decode_inputs,
     ensemble_metadata,
     product_report,
 )
 
 from dinspect_client import (
+    DefectRegion,
     InspectionClient,
     InvalidImageError,
     RequestRejected,
@@ -41,6 +43,7 @@ def test_inspection_holds_what_the_server_answered(client, triton, image_path) -
     assert inspection.bundle_version == 3
     assert inspection.anomaly_score == 0.25
     assert inspection.threshold == 0.5
+    assert inspection.normal_below == 0.375
     assert inspection.verdict is Verdict.NORMAL
     assert inspection.patch_distances.shape == GRID
     assert inspection.patch_distances.dtype == np.float32
@@ -94,8 +97,10 @@ def test_map_is_not_even_asked_for_when_not_wanted(client, triton, image_path) -
     inspection = client.inspect("screw", image_path, with_map=False)
 
     asked = {output.name for output in triton.requests[-1].outputs}
-    assert asked == {spec.name for spec in wire.INSPECTION_OUTPUTS} - {"anomaly_map"}
+    both = {"anomaly_map", "defect_regions"}
+    assert asked == {spec.name for spec in wire.INSPECTION_OUTPUTS} - both
     assert inspection.anomaly_map is None
+    assert inspection.defect_regions is None
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
@@ -113,8 +118,30 @@ def test_to_dict_is_json_without_arrays(client, image_path) -> None:
     assert dictionary["patch_distances"]["shape"] == list(GRID)
 
 
+def test_defect_regions_are_those_of_the_answer(client, triton, image_path) -> None:
+    regions = [
+        {"box_px": [30, 20, 10, 10], "area_px": 100, "peak": 1.0, "peak_at_px": [39, 29]},
+        {"box_px": [0, 0, 1, 1], "area_px": 1, "peak": 0.0, "peak_at_px": [0, 0]},
+    ]
+    triton.outputs["defect_regions"] = bytes_array(json.dumps(regions))
+
+    inspection = client.inspect("screw", image_path)
+
+    assert inspection.defect_regions == (
+        DefectRegion((30, 20, 10, 10), 100, 1.0, (39, 29)),
+        DefectRegion((0, 0, 1, 1), 1, 0.0, (0, 0)),
+    )
+    assert json.loads(json.dumps(inspection.to_dict()))["defect_regions"] == regions
+
+
+def test_no_defect_region_is_an_empty_tuple(client, image_path) -> None:
+    assert client.inspect("screw", image_path).defect_regions == ()
+
+
 def test_to_dict_has_no_map_when_there_is_none(client, image_path) -> None:
-    assert client.inspect("screw", image_path, with_map=False).to_dict()["anomaly_map"] is None
+    dictionary = client.inspect("screw", image_path, with_map=False).to_dict()
+
+    assert dictionary["anomaly_map"] is dictionary["defect_regions"] is None
 
 
 @pytest.mark.parametrize(

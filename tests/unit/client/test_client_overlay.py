@@ -2,19 +2,28 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from dinspect_client import Inspection, InvalidImageError, Verdict
+from dinspect_client import (
+    Backbone,
+    DefectRegion,
+    Inspection,
+    InvalidImageError,
+    Verdict,
+    ZeroShotScore,
+)
 from dinspect_client.lettering import Lettering
 from dinspect_client.overlay import (
     VERDICT_COLORS,
     annotate,
     color_scale,
     draw_inspection,
+    draw_zero_shot,
     map_peak,
     overlay_image,
     read_rgb,
@@ -26,7 +35,17 @@ def inspection_of(shape, verdict=Verdict.ANOMALOUS, threshold=0.2, product="scre
     anomaly_map = np.zeros(shape, np.float32)
     anomaly_map[: shape[0] // 2] = 0.4
     return Inspection(
-        product, 3, 0.25, threshold, verdict, anomaly_map[:2, :2], anomaly_map, "id", 1.0
+        product=product,
+        bundle_version=3,
+        anomaly_score=0.25,
+        threshold=threshold,
+        normal_below=threshold,
+        verdict=verdict,
+        patch_distances=anomaly_map[:2, :2],
+        anomaly_map=anomaly_map,
+        defect_regions=(),
+        request_id="id",
+        latency_ms=1.0,
     )
 
 
@@ -93,7 +112,7 @@ def test_peak_is_fixed_by_the_threshold(threshold, peak) -> None:
 def test_annotate_adds_a_strip_and_keeps_the_picture(verdict: Verdict) -> None:
     picture = np.random.default_rng(1).integers(0, 256, (50, 800, 3), dtype=np.uint8)
 
-    annotated = annotate(picture, product="screw", score=0.2, threshold=0.3, verdict=verdict)
+    annotated = annotate(picture, title="screw", facts=["score 0.2", "x"], badge=verdict)
 
     np.testing.assert_array_equal(annotated[-50:], picture)
     strip = annotated[:-50]
@@ -102,9 +121,8 @@ def test_annotate_adds_a_strip_and_keeps_the_picture(verdict: Verdict) -> None:
 
 
 def test_annotate_keeps_long_names_off_the_badge() -> None:
-    arguments = {"score": 0.2, "threshold": 0.3, "verdict": Verdict.UNDECIDED}
-    short = annotate(gray(10, 800), product="x", **arguments)
-    long = annotate(gray(10, 800), product="W" * 64, **arguments)
+    short = annotate(gray(10, 800), title="x", facts=[], badge=Verdict.UNDECIDED)
+    long = annotate(gray(10, 800), title="W" * 64, facts=[], badge=Verdict.UNDECIDED)
 
     badge = (short[:-10] == VERDICT_COLORS[Verdict.UNDECIDED]).all(axis=-1)
     left = np.flatnonzero(badge.any(axis=0))[0]
@@ -148,9 +166,71 @@ def test_picture_of_a_wide_image_stacks_the_panels() -> None:
 def test_picture_needs_the_map_of_this_image() -> None:
     with pytest.raises(ValueError, match="the map is"):
         draw_inspection(gray(10, 20), inspection_of((20, 10)))
-    bare = Inspection("s", 1, 0.1, 0.2, Verdict.NORMAL, np.zeros((2, 2), np.float32), None, "", 1)
+    bare = replace(inspection_of((10, 20)), anomaly_map=None, defect_regions=None)
     with pytest.raises(ValueError, match="with_map=True"):
         draw_inspection(gray(10, 20), bare)
+
+
+def framed_box(size) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what a defect region changes in the picture."""
+    inspection = inspection_of(size)
+    region = DefectRegion((size[1] // 4, size[0] // 2, 20, 10), 150, 0.4, (size[1] // 4, 25))
+    with_region = draw_inspection(gray(*size), replace(inspection, defect_regions=(region,)))
+    without = draw_inspection(gray(*size), inspection)
+    changed = (with_region != without).any(axis=-1)
+    body = changed[round(len(changed) * 0.2) :]  # the strip above tells their number
+    rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
+    return columns[0], rows[0], columns[-1], rows[-1]
+
+
+@pytest.mark.parametrize(("size", "scale"), [((640, 640), 1), ((320, 320), 2)])
+def test_defect_region_is_framed_in_the_overlay_at_its_scale(size, scale) -> None:
+    left, top, right, bottom = framed_box(size)
+
+    assert left > draw_inspection(gray(*size), inspection_of(size)).shape[1] // 2
+    assert right - left == pytest.approx(20 * scale, abs=5)  # the frame's own width
+    assert bottom - top == pytest.approx(10 * scale, abs=5)
+
+
+def test_lower_threshold_is_written_where_it_differs() -> None:
+    plain = draw_inspection(gray(64, 64), inspection_of((64, 64)))
+    lower = replace(inspection_of((64, 64)), normal_below=0.1)
+
+    assert not np.array_equal(draw_inspection(gray(64, 64), lower), plain)
+
+
+def zero_shot_of(anomaly_map) -> ZeroShotScore:
+    return ZeroShotScore(
+        index=0,
+        name="a.png",
+        sha256="00" * 32,
+        anomaly_score=0.25,
+        patch_distances=np.zeros((2, 2), np.float32),
+        anomaly_map=anomaly_map,
+        masked=False,
+        num_images=3,
+        num_bank_patches=8,
+        backbone=Backbone("vits14", "", "", "", "", ""),
+        request_id="",
+        latency_ms=1.0,
+    )
+
+
+def test_zero_shot_picture_has_no_verdict_and_glows_by_the_given_peak() -> None:
+    score = zero_shot_of(inspection_of((640, 640)).anomaly_map)
+
+    strong = draw_zero_shot(gray(640, 640), score, peak=0.4)
+    weak = draw_zero_shot(gray(640, 640), score, peak=4.0)
+
+    for color in VERDICT_COLORS.values():
+        assert not (strong == color).all(axis=-1).any()
+    assert (strong == 90).all(axis=-1).sum() == 640 * 640 + 640 * 320
+    assert (weak == 90).all(axis=-1).sum() == 2 * 640 * 640
+
+
+def test_zero_shot_picture_needs_the_map() -> None:
+    with pytest.raises(ValueError, match="with_map=True"):
+        draw_zero_shot(gray(64, 64), zero_shot_of(None), peak=1)
 
 
 def test_text_that_leaves_the_image_is_cut_off() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -18,10 +19,11 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_public_names_are_complete_and_sorted() -> None:
-    modules = {"client", "codec", "errors", "images", "results", "wire"}
-    submodules = {name for name in vars(dinspect_client) if name in modules | {"transport"}}
-    submodules |= {"overlay", "lettering", "main", "commands"} & set(vars(dinspect_client))
-    public = {name for name in vars(dinspect_client) if not name.startswith("_")} - submodules
+    public = {
+        name
+        for name, value in vars(dinspect_client).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
 
     assert list(dinspect_client.__all__) == sorted(dinspect_client.__all__)
     assert set(dinspect_client.__all__) == public

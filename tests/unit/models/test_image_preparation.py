@@ -12,6 +12,7 @@ from image_preparation import (
     backbone_pixels,
     decode_image,
     patch_grid,
+    refuse_transparency,
     resized_size,
     same_aspect,
 )
@@ -145,3 +146,16 @@ def test_same_aspect_allows_a_percent():
 def test_longer_edge_is_rounded_down_as_torchvision_does():
     assert resized_size((300, 401), 448) == (448, 598)
     assert resized_size((401, 300), 448) == (598, 448)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("RGBA", {}), ("LA", {}), ("P", {"transparency": 0}), ("RGB", {"transparency": (0, 0, 0)})],
+)
+def test_transparent_pixels_are_told(mode, options):
+    """Transparent white looks empty in an editor and would be bright in a mask."""
+    buffer = io.BytesIO()
+    Image.new(mode, (64, 64)).save(buffer, "PNG", **options)
+    with pytest.raises(InspectionRefused, match="transparent pixels"):
+        refuse_transparency(buffer.getvalue())
+    refuse_transparency(encode(noise(40, 40)))

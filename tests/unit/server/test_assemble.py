@@ -46,7 +46,7 @@ def test_models_are_named_after_their_folders(configs):
         "dinov2_vits14_448", "cosine_knn_448",
         "anomaly_dino_448x588", "anomaly_dino_448x588_raw", "preprocess_448x588",
         "preprocess_448x588_raw", "dinov2_vits14_448x588", "cosine_knn_448x588",
-        "anomaly_map", "enroll", "products",
+        "anomaly_map", "enroll", "manage", "products", "zero_shot",
     }  # fmt: skip
 
 
@@ -109,6 +109,13 @@ def test_options_reach_the_models(configs):
     assert [size["label"] for size in sizes] == ["448", "448x588"]
 
 
+def test_file_that_runs_is_the_graph(configs, repository):
+    """Products record its digest, and must not record that of the known answer beside it."""
+    for size in json.loads(configs["enroll"].parameters["served_sizes"].string_value):
+        graph = repository / "models" / size["backbone"] / "1" / "model.onnx"
+        assert size["file_sha256"] == sha256_of_file(graph)
+
+
 def test_native_backend_takes_the_place_of_our_own(artefacts_dir, repository, tmp_path):
     """For NVIDIA's container: the same model by name, inputs and tokens, another backend."""
     assemble(artefacts_dir, tmp_path, ServingOptions(runtime="triton-onnxruntime"))
@@ -128,7 +135,7 @@ def test_native_backend_takes_the_place_of_our_own(artefacts_dir, repository, tm
 
 def test_every_model_carries_what_it_imports(repository):
     for adapter in repository.glob("models/*/1/model.py"):
-        own = {path.stem for path in models_source().glob("lib/*.py")} | {"wire"}
+        own = {path.stem for path in models_source().glob("lib/*/*.py")} | {"wire"}
         copied = {path.stem for path in adapter.parent.glob("*.py")} - {"model"}
         assert copied == {path.stem for path in library_files(adapter)}
         assert copied <= own
