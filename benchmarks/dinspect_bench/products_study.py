@@ -53,7 +53,7 @@ def run_products_study(
         The table.
 
     Raises:
-        BenchmarkError: If the limit is not kept.
+        BenchmarkError: If no request found its bank in memory, or all did.
     """
     from dinspect_client import InspectionClient
 

@@ -8,7 +8,15 @@ from bundle import MAX_NEIGHBOURS, SEARCHES
 from calibration import DEFAULT_FALSE_POSITIVE_RATE, DEFAULT_UNDECIDED_RATE
 from image_preparation import PATCH_SIZE
 from image_score import DEFAULT_IMAGE_SCORE, IMAGE_SCORES
-from option_checks import is_flag, is_integer, is_number, is_text, read_options, require
+from option_checks import (
+    check_repeats,
+    is_flag,
+    is_integer,
+    is_number,
+    is_text,
+    read_options,
+    require,
+)
 from preprocessing import DEFAULT_SETTING, check_setting
 from refusals import InspectionRefused
 
@@ -153,13 +161,7 @@ class EnrolOptions:
         Raises:
             InspectionRefused: Naming the option.
         """
-        for key in self.__dataclass_fields__:
-            value = getattr(self, key)
-            if key not in _OF_ONE_PART and value is not None and value != getattr(first, key):
-                raise InspectionRefused(
-                    f"option '{key}' is {value!r}, but the first part of the enrolment said "
-                    f"{getattr(first, key)!r}; begin again with a new session"
-                )
+        check_repeats(self, first, _OF_ONE_PART, "enrolment")
 
     @property
     def image_score_name(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
+from dataclasses import fields
 from typing import Any
 
 from refusals import InspectionRefused
@@ -41,6 +43,27 @@ def read_options(value: object, known: set[str]) -> dict[str, Any]:
     if unknown:
         raise InspectionRefused(f"unknown options {sorted(unknown)}; known are {sorted(known)}")
     return {key: item for key, item in value.items() if item is not None}
+
+
+def check_repeats(options: Any, first: Any, of_one_part: Collection[str], what: str) -> None:
+    """Refuse a later part that asks for something else than the first did.
+
+    Args:
+        options: A dataclass of the later part's options; None where nothing was said.
+        first: The same of the first part.
+        of_one_part: Options that each part has for itself.
+        what: What the parts make, for the message.
+
+    Raises:
+        InspectionRefused: Naming the option.
+    """
+    for field in fields(options):
+        key, value = field.name, getattr(options, field.name)
+        if key not in of_one_part and value is not None and value != getattr(first, key):
+            raise InspectionRefused(
+                f"option '{key}' is {value!r}, but the first part of the {what} said "
+                f"{getattr(first, key)!r}; begin again with a new session"
+            )
 
 
 def require(condition: bool, key: str, expected: str, got: object) -> None:

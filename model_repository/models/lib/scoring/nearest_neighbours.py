@@ -114,7 +114,6 @@ class CosineSearch:
             None makes the bank one group, 0.
 
     Attributes:
-        group_labels: The groups that have rows, ascending, ``(G,)`` int64.
         size_bytes: Estimate of the memory it keeps resident.
 
     Raises:
@@ -137,16 +136,16 @@ class CosineSearch:
             )
         self._num_neighbours = num_neighbours
         starts = _group_starts(len(bank), groups)
-        self.group_labels = np.zeros(1, np.int64)
+        labels = np.zeros(1, np.int64)
         if groups is not None:
-            self.group_labels = np.asarray(groups)[starts].astype(np.int64)
+            labels = np.asarray(groups)[starts].astype(np.int64)
         chunks = _chunks(len(bank), starts)
         self.size_bytes = _size_bytes(len(bank), bank.shape[1], precision, len(chunks))
         self._request = _compile(bank, chunks, num_queries, precision, num_neighbours)
         # A chunk puts out one column per neighbour, or per row where it has fewer.
         widths = [min(num_neighbours, end - first) for first, end in chunks]
         chunk_groups = np.searchsorted(starts, [first for first, _ in chunks], side="right") - 1
-        self._column_group = np.repeat(self.group_labels[chunk_groups], widths)  # (columns,)
+        self._column_group = np.repeat(labels[chunk_groups], widths)  # (columns,)
 
     def distances(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean cosine distance to the k nearest rows.
@@ -172,25 +171,6 @@ class CosineSearch:
                 f"{self._num_neighbours} nearest to average"
             )
         return _smallest(others, self._num_neighbours).mean(axis=1)
-
-    def nearest_per_group(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Smallest distances to the rows of each group of `group_labels`.
-
-        Args:
-            queries: ``(N, D)`` float32 unit vectors.
-
-        Returns:
-            ``(G, N, k)`` float32 in [0, 2], ascending along k; infinite where a group has fewer
-            than k rows.
-        """
-        columns = self._columns(queries)
-        shape = (len(self.group_labels), len(columns), self._num_neighbours)
-        nearest = np.full(shape, np.inf, np.float32)
-        for index, label in enumerate(self.group_labels):
-            own = columns[:, self._column_group == label]
-            found = np.sort(_smallest(own, self._num_neighbours), axis=1)
-            nearest[index, :, : found.shape[1]] = found
-        return nearest
 
     def _columns(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """The smallest distances to each chunk, ``(N, columns)``."""

@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from image_preparation import PATCH_SIZE
 from image_score import IMAGE_SCORES
 from mutual_scoring import STATISTICS
-from option_checks import is_flag, is_integer, is_number, is_text, read_options, require
-from refusals import InspectionRefused
+from option_checks import (
+    check_repeats,
+    is_flag,
+    is_integer,
+    is_number,
+    is_text,
+    read_options,
+    require,
+)
 
 MASKINGS = ("test", "always", "never")
 _OF_ONE_PART = ("image_names", "num_staged", "score", "close")
@@ -83,10 +90,4 @@ class ZeroShotOptions:
         Raises:
             InspectionRefused: Naming the option.
         """
-        for key in self.__dataclass_fields__:
-            value = getattr(self, key)
-            if key not in _OF_ONE_PART and value is not None and value != getattr(first, key):
-                raise InspectionRefused(
-                    f"option '{key}' is {value!r}, but the first part of the batch said "
-                    f"{getattr(first, key)!r}; begin again with a new session"
-                )
+        check_repeats(self, first, _OF_ONE_PART, "batch")

@@ -1,0 +1,27 @@
+"""Each study, a few images only, on a real server of its own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dinspect_client.main import main
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("study", "num_records"), [("shots", 4), ("banks", 5), ("products", 1), ("zero-shot", 1)]
+)
+def test_study_runs_and_goes_on_where_it_was(artefacts_dir, tmp_path, capsys, study, num_records):
+    output = tmp_path / f"{study}.md"
+    command = ["study", study, "--quick", "--artefacts", str(artefacts_dir), "--output"]
+    assert main([*command, str(output)]) == 0
+    table = capsys.readouterr().out
+    assert output.read_text() == table[:-1]
+    records = output.with_suffix(".jsonl").read_text().splitlines()
+    assert len(records) == num_records
+    assert all(json.loads(line) for line in records)
+    if study != "products":  # which is measured anew each time
+        assert main([*command, str(output)]) == 0
+        assert output.with_suffix(".jsonl").read_text().splitlines() == records
