@@ -22,6 +22,7 @@ from dinspect_bench.metrics import image_auroc
 from dinspect_bench.study_records import (
     Record,
     RecordFile,
+    bank_of,
     markdown_table,
     measured_on,
     own_server,
@@ -171,7 +172,7 @@ def _run(
         url,
         product,
         images,
-        ensemble=client.products(product)[0].ensemble,
+        ensemble=bank_of(client, product).ensemble,
         num_samples=num_samples,
         num_warmup=2,
     )

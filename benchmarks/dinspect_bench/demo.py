@@ -6,8 +6,6 @@ Every stage really happens, every time. A result is written only when all of it 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,22 +14,24 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from dinspect_bench.datasets import DemoSplit, load_elpv, relative_name, split_cells
+from dinspect_bench.demo_training import train_demo
 from dinspect_bench.environment import describe_environment
 from dinspect_bench.errors import DemoError
 from dinspect_bench.files import json_text, write_text_atomically
 from dinspect_bench.gallery import Picture, choose_sections, colour_bar, files_of
+from dinspect_bench.inspected_split import inspect_split
 from dinspect_bench.latency import SingleStreamRun, measure_single_stream
 from dinspect_bench.progress import Stages
 from dinspect_bench.report import render_report
-from dinspect_bench.result import Enrolled, InspectedImage, Provenance, build_result
+from dinspect_bench.result import Enrolled, InspectedImage, Provenance, TrainedMethod, build_result
 from dinspect_bench.served import runtime_in_force
+from dinspect_client.wire import Method
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from dinspect_client import InspectionClient
-    from dinspect_client.results import Inspection
     from dinspect_export.manifest import Artefact, BackboneManifest
 
 PRODUCT = "solar-mono"
@@ -40,8 +40,7 @@ VARIANT = "dinov2_vits14"
 GRID = (32, 32)  # 448 pixels in patches of 14
 RESULT_FILE = "result.json"
 REPORT_FILE = "report.html"
-NUM_STAGES = 8
-_FLOAT32_EPS = 1e-6  # the threshold travels as float32 in one answer, as text in the other
+NUM_STAGES = 10
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ class Served:
         latency: Milliseconds per sample.
         server_version: Version the server gave.
         runtime: ``runtime`` and ``precision`` the backbone runs in.
+        l2bt: The same cells by students trained on the same references.
     """
 
     enrolled: Enrolled
@@ -82,6 +82,7 @@ class Served:
     latency: SingleStreamRun
     server_version: str
     runtime: dict[str, str]
+    l2bt: TrainedMethod
 
 
 def run_demo(settings: DemoSettings) -> dict[str, Any]:
@@ -104,7 +105,9 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     served = _measure(settings, split, stages)
     with stages.stage("report", f"writing {RESULT_FILE} and {REPORT_FILE}"):
         provenance = _provenance(artefact, served, stages)
-        result = build_result(split, served.enrolled, served.images, served.latency, provenance)
+        result = build_result(
+            split, served.enrolled, served.images, served.latency, served.l2bt, provenance
+        )
         html = _render(result, split, served)
         write_text_atomically(settings.output / RESULT_FILE, json_text(result))
         write_text_atomically(settings.output / REPORT_FILE, html)
@@ -148,9 +151,15 @@ def _measure(settings: DemoSettings, split: DemoSplit, stages: Stages) -> Served
         with stages.stage("enroll", f"enrolling {len(split.enrolled)} cells as {PRODUCT}"):
             enrolled = _enroll(client, split)
         with stages.stage("inspect", f"inspecting {len(split.held_out)} other cells"):
-            images, anomaly_maps = _inspect_all(client, split, enrolled)
+            images, anomaly_maps = inspect_split(
+                client, PRODUCT, split, enrolled, Method.ANOMALY_DINO
+            )
         with stages.stage("latency", f"measuring {settings.num_samples} samples, one at a time"):
             latency = _measure_latency(client, server.grpc_url, settings, split, enrolled)
+        with stages.stage("train", f"training students for {PRODUCT} on the enrolled cells"):
+            trained, training = train_demo(client, server.grpc_url, PRODUCT, split, settings.build)
+        with stages.stage("inspect_l2bt", f"inspecting the {len(split.held_out)} cells by L2BT"):
+            by_l2bt, _ = inspect_split(client, PRODUCT, split, trained, Method.L2BT)
         return Served(
             enrolled=enrolled,
             images=images,
@@ -158,6 +167,7 @@ def _measure(settings: DemoSettings, split: DemoSplit, stages: Stages) -> Served
             latency=latency,
             server_version=client.server_version(),
             runtime=_runtime(server.grpc_url, latency),
+            l2bt=TrainedMethod(trained, by_l2bt, training),
         )
 
 
@@ -192,39 +202,6 @@ def _enroll(client: InspectionClient, split: DemoSplit) -> Enrolled:
             f"references, expected {expected} of {len(split.enrolled)}"
         )
     return enrolled
-
-
-def _inspect_all(
-    client: InspectionClient, split: DemoSplit, enrolled: Enrolled
-) -> tuple[tuple[InspectedImage, ...], dict[str, NDArray[np.float32]]]:
-    images, anomaly_maps = [], {}
-    for path, is_defective in tqdm(list(_labelled(split)), unit="cell", leave=False, disable=None):
-        answer = client.inspect(PRODUCT, path, with_map=True)
-        name = relative_name(path)
-        _check_bundle(name, answer, enrolled)
-        if answer.anomaly_map is None:
-            raise DemoError(f"{name} came back without the map that was asked for")
-        score = float(answer.anomaly_score)
-        images.append(InspectedImage(name, is_defective, score, answer.verdict))
-        anomaly_maps[name] = answer.anomaly_map
-    return tuple(images), anomaly_maps
-
-
-def _check_bundle(name: str, answer: Inspection, enrolled: Enrolled) -> None:
-    """The bundle just enrolled, and no other, must have answered."""
-    same_threshold = math.isclose(answer.threshold, enrolled.threshold, rel_tol=_FLOAT32_EPS)
-    if answer.bundle_version != enrolled.bundle_version or not same_threshold:
-        raise DemoError(
-            f"{name} was answered by version {answer.bundle_version} with threshold "
-            f"{answer.threshold}, enrolled is version {enrolled.bundle_version} with "
-            f"{enrolled.threshold}"
-        )
-
-
-def _labelled(split: DemoSplit) -> Iterator[tuple[Path, bool]]:
-    """Held-out cells with their truth."""
-    yield from ((path, False) for path in split.functional)
-    yield from ((path, True) for path in split.defective)
 
 
 def _measure_latency(

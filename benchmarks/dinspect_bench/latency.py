@@ -17,6 +17,7 @@ import numpy as np
 
 from dinspect_bench.errors import LatencyError, NothingSucceededError, StatisticsError
 from dinspect_bench.statistics import ServerTimes, Snapshot, StatisticsReader, difference
+from dinspect_client.wire import Method
 
 if TYPE_CHECKING:
     from dinspect_client import InspectionClient
@@ -156,6 +157,7 @@ def measure_single_stream(
     images: Sequence[bytes],
     *,
     ensemble: str,
+    method: str = Method.ANOMALY_DINO,
     num_samples: int = 100,
     num_warmup: int = 10,
     with_map: bool = True,
@@ -168,7 +170,8 @@ def measure_single_stream(
         grpc_url: The same server, for its statistics.
         product: Product to inspect.
         images: Encoded images, sent in turn; already in memory, so no disk is timed.
-        ensemble: Ensemble that serves the product.
+        ensemble: Ensemble that inspects the product by the method.
+        method: What it is inspected by, ``anomaly_dino`` or ``l2bt``.
         num_samples: Inspections to time.
         num_warmup: Inspections before them.
         with_map: Whether to ask for the full-size anomaly map.
@@ -187,7 +190,7 @@ def measure_single_stream(
         raise LatencyError(f"{num_warmup} samples for warm-up must not be negative")
 
     def send(index: int) -> None:
-        client.inspect(product, images[index % len(images)], with_map=with_map)
+        client.inspect(product, images[index % len(images)], method=method, with_map=with_map)
 
     # Before the first reading, so that the server's times are those of the samples alone.
     for index in range(num_warmup):

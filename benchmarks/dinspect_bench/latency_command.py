@@ -68,6 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
         "images", nargs="+", type=Path, help="images, or folders of images, to send in turn"
     )
     parser.add_argument("--product", required=True, help="enrolled product, e.g. screw or screw@3")
+    parser.add_argument(
+        "--method",
+        choices=wire.METHODS,
+        default=wire.Method.ANOMALY_DINO,
+        help="what it is inspected by (default %(default)s)",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--url", default=DEFAULT_URL, help=f"gRPC address (default {DEFAULT_URL})")
     where.add_argument(
@@ -111,13 +117,14 @@ def _measure(args: argparse.Namespace, url: str) -> dict[str, Any]:
     except ValueError as error:
         raise BenchmarkError(str(error)) from error
     with client:
-        ensemble = _ensemble_of(client, args.product)
+        ensemble = _ensemble_of(client, args.product, args.method)
         run = measure_single_stream(
             client,
             url,
             args.product,
             images,
             ensemble=ensemble,
+            method=args.method,
             num_samples=args.samples,
             num_warmup=args.warmup,
             with_map=not args.no_map,
@@ -127,6 +134,7 @@ def _measure(args: argparse.Namespace, url: str) -> dict[str, Any]:
         "run": {
             "scenario": "single stream",
             "product": args.product,
+            "method": args.method,
             "ensemble": ensemble,
             "with_map": not args.no_map,
             "num_images": len(images),
@@ -207,18 +215,21 @@ def _read(path: Path) -> bytes:
         raise LatencyError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _ensemble_of(client: InspectionClient, reference: str) -> str:
-    """The ensemble that serves a product, as the server's list of products says.
+def _ensemble_of(client: InspectionClient, reference: str, method: str) -> str:
+    """The ensemble that inspects a product by a method, as the server's list of products says.
 
     Raises:
-        BenchmarkError: If the reference is malformed or no such product is enrolled.
+        BenchmarkError: If the reference is malformed, or there is no such product by the method.
     """
     try:
         name, _ = wire.parse_product(reference)
     except ValueError as error:
         raise BenchmarkError(str(error)) from error
-    products = {product.name: product.ensemble for product in client.products()}
+    listed = client.products()
+    products = {product.name: product.ensemble for product in listed if product.method == method}
     if name not in products:
         known = ", ".join(sorted(products)) or "none"
-        raise BenchmarkError(f"no product {name!r} is enrolled; enrolled are: {known}")
+        raise BenchmarkError(
+            f"no product {name!r} is inspected by {method}; those that are: {known}"
+        )
     return products[name]

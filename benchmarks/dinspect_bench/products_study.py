@@ -16,6 +16,7 @@ from dinspect_bench.resident_memory import PeakMemory, model_process
 from dinspect_bench.study_records import (
     Record,
     RecordFile,
+    bank_of,
     markdown_table,
     measured_on,
     own_server,
@@ -95,7 +96,7 @@ def _limit_bytes(
         InspectionClient(server.grpc_url) as client,
     ):
         client.enroll("probe", references, preprocessing=PREPROCESSING)
-        return num_loaded * client.products("probe")[0].loaded_bytes
+        return num_loaded * bank_of(client, "probe").loaded_bytes
 
 
 def _inspect(

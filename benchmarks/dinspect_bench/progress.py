@@ -1,4 +1,4 @@
-"""Numbered steps on standard error, each with the seconds it took."""
+"""How far a job is: numbered stages with the seconds each took, and bars."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
+
+from tqdm import tqdm
 
 
 class Stages:
@@ -51,3 +53,19 @@ class Stages:
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
+
+
+@contextlib.contextmanager
+def stage_bar(stage: str, num_steps: int) -> Iterator[Callable[[int], object]]:
+    """A bar of a training's stage, as `train_product` asks for them.
+
+    Args:
+        stage: What is going on.
+        num_steps: Images to come; 0 for a stage that tells percent.
+
+    Returns:
+        What is told how many of them are done.
+    """
+    total, unit = (num_steps, "image") if num_steps else (100, "%")
+    with tqdm(total=total, desc=stage, unit=unit, leave=False, disable=None) as bar:
+        yield lambda done: bar.update(done - bar.n)

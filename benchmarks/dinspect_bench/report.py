@@ -48,7 +48,7 @@ def render_report(
     Raises:
         DemoError: If a chosen image has no picture or the page is over its size.
     """
-    method = result["methods"]["anomaly_dino"]
+    method, l2bt = result["methods"]["anomaly_dino"], result["methods"]["l2bt"]
     sections = choose_sections(method["images"], method["threshold"])
     html = (
         _environment()
@@ -56,6 +56,9 @@ def render_report(
         .render(
             result=result,
             method=method,
+            l2bt=l2bt,
+            l2bt_scores=score_plot(l2bt["images"], l2bt["threshold"]),
+            l2bt_roc=roc_plot(l2bt["roc"], operating_point(l2bt["at_threshold"])),
             gallery=[
                 {
                     "title": section.title,

@@ -99,11 +99,27 @@ class Enrolled:
     num_patches: int
 
 
+@dataclass(frozen=True)
+class TrainedMethod:
+    """The same cells, inspected by L2BT.
+
+    Attributes:
+        trained: The version that answered.
+        images: The server's answers.
+        training: How its students were trained.
+    """
+
+    trained: Enrolled
+    images: Sequence[InspectedImage]
+    training: Mapping[str, Any]
+
+
 def build_result(
     split: DemoSplit,
     enrolled: Enrolled,
     images: Sequence[InspectedImage],
     latency: SingleStreamRun,
+    l2bt: TrainedMethod,
     provenance: Provenance,
 ) -> dict[str, Any]:
     """Put the result together.
@@ -126,7 +142,14 @@ def build_result(
         **record,
         "created": provenance.created.isoformat(timespec="seconds"),
         "server": server,
-        "methods": {"anomaly_dino": _accuracy(enrolled, images)},
+        "methods": {
+            "anomaly_dino": _accuracy(enrolled, images),
+            "l2bt": {
+                **_accuracy(l2bt.trained, l2bt.images),
+                "ensemble": l2bt.trained.ensemble,
+                "training": dict(l2bt.training),
+            },
+        },
         "split": _split(split),
         "latency_ms": asdict(latency.summary),
         "latency_samples_ms": [round(ns / 1e6, 3) for ns in latency.samples.succeeded_ns],

@@ -20,12 +20,16 @@ from dinspect_bench.study_records import (
     Record,
     RecordFile,
     markdown_table,
+    mean_std,
     measured_on,
     own_server,
+    rise_remark,
 )
+from dinspect_client.wire import Method
 
 if TYPE_CHECKING:
     from dinspect_client import InspectionClient
+    from dinspect_client.results import Inspection
 
 KINDS = ("mono", "poly")
 SHOTS = (1, 2, 4, 8, 16, 32)
@@ -87,17 +91,8 @@ def _measure(client: InspectionClient, split: DemoSplit, count: int, preprocessi
     """Enrol some of the split's references and inspect all it holds out."""
     product = f"solar-{split.kind}"
     version = client.enroll(product, split.enrolled[:count], preprocessing=preprocessing)
-    labels = [False] * len(split.functional) + [True] * len(split.defective)
-    answers = [
-        client.inspect(product, path, with_map=False)
-        for path in tqdm(
-            split.held_out,
-            desc=f"{product}, seed {split.seed}, {count} shots",
-            unit="cell",
-            leave=False,
-            disable=None,
-        )
-    ]
+    answers = inspect_held_out(client, product, split, f"{count} shots")
+    labels = held_out_labels(split)
     counts = counts_at_threshold(labels, [answer.verdict for answer in answers])
     return {
         "auroc": image_auroc(labels, [answer.anomaly_score for answer in answers]),
@@ -108,6 +103,45 @@ def _measure(client: InspectionClient, split: DemoSplit, count: int, preprocessi
         "runtime": f"{version.backbone.runtime} {version.backbone.precision}",
         "onnx_sha256": version.backbone.onnx_sha256,
     }
+
+
+def inspect_held_out(
+    client: InspectionClient,
+    product: str,
+    split: DemoSplit,
+    what: str,
+    method: str = Method.ANOMALY_DINO,
+) -> list[Inspection]:
+    """Inspect all cells that a split holds out, with progress.
+
+    Args:
+        client: Connected to a server that has the product.
+        product: What they are inspected as.
+        split: The cells.
+        what: What the progress is called, beside product and seed.
+        method: ``anomaly_dino`` or ``l2bt``.
+
+    Returns:
+        The answers, without maps, in the order of `DemoSplit.held_out`.
+
+    Raises:
+        InspectionError: If a cell cannot be inspected.
+    """
+    return [
+        client.inspect(product, path, method=method, with_map=False)
+        for path in tqdm(
+            split.held_out,
+            desc=f"{product}, seed {split.seed}, {what}",
+            unit="cell",
+            leave=False,
+            disable=None,
+        )
+    ]
+
+
+def held_out_labels(split: DemoSplit) -> list[bool]:
+    """Whether each cell of `DemoSplit.held_out` is defective."""
+    return [False] * len(split.functional) + [True] * len(split.defective)
 
 
 def _wanted(
@@ -139,23 +173,14 @@ def format_shots(records: Sequence[Record]) -> str:
             for count in shots
         }
         means = [float(np.mean([r["auroc"] for r in by_shots[count]])) for count in shots]
-        rows.append([f"solar-{kind}", "AUROC", *(_mean_std(by_shots[c], "auroc") for c in shots)])
+        rows.append([f"solar-{kind}", "AUROC", *(mean_std(by_shots[c], "auroc") for c in shots)])
         for what, name in (
             ("false_alarms", "false alarms"),
             ("misses", "misses"),
             ("undecided", "undecided"),
         ):
-            rows.append(["", name, *(_mean_std(by_shots[c], what, 1) for c in shots)])
-        falls = [
-            f"from {a} to {b} shots ({before:.3f} to {after:.3f})"
-            for a, b, before, after in zip(shots, shots[1:], means, means[1:], strict=False)
-            if after < before
-        ]
-        fell = "; ".join(falls)
-        remarks.append(
-            f"solar-{kind}: the mean AUROC "
-            + (f"falls {fell}, and rises elsewhere." if falls else "rises with every step.")
-        )
+            rows.append(["", name, *(mean_std(by_shots[c], what, 1) for c in shots)])
+        remarks.append(rise_remark(f"solar-{kind}", shots, means, "shots"))
     seeds = sorted({record["seed"] for record in records})
     held_out = records[0]["held_out"]
     return (
@@ -170,9 +195,3 @@ def format_shots(records: Sequence[Record]) -> str:
         + "\n".join(remarks)
         + f"\n\nMeasured by `dinspect study shots` on {measured_on()}\n"
     )
-
-
-def _mean_std(records: Sequence[Record], key: str, digits: int = 3) -> str:
-    values = np.array([record[key] for record in records], dtype=np.float64)
-    spread = values.std(ddof=1) if len(values) > 1 else 0.0
-    return f"{values.mean():.{digits}f} ± {spread:.{digits}f}"

@@ -122,15 +122,26 @@ class ServerTimes:
         return self.total_ms - sum(step.total_ms for step in self.steps)
 
     def backbone(self) -> StepTimes:
-        """The step that runs the vision transformer.
+        """The step that runs the vision transformer, of either method's ensemble.
 
         Raises:
             StatisticsError: If not exactly one step is a backbone by its name.
         """
-        found = [step for step in self.steps if step.name.startswith(("backbone", "dinov2"))]
+        return self.step("backbone", "dinov2")
+
+    def step(self, *beginnings: str) -> StepTimes:
+        """The one step whose model's name begins with one of some words.
+
+        Raises:
+            StatisticsError: If not exactly one does.
+        """
+        found = [step for step in self.steps if step.name.startswith(beginnings)]
         if len(found) != 1:
             names = ", ".join(step.name for step in self.steps)
-            raise StatisticsError(f"{self.ensemble} must have one backbone step, it has: {names}")
+            raise StatisticsError(
+                f"{self.ensemble} must have one step called {' or '.join(beginnings)}..., "
+                f"it has: {names}"
+            )
         return found[0]
 
 

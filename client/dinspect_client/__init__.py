@@ -29,6 +29,9 @@ from dinspect_client.versions import (
     ProductVersion,
     Region,
     Scoring,
+    StudentsVersion,
+    TokenDistance,
+    VersionRecord,
 )
 from dinspect_client.wire import Verdict
 
@@ -60,6 +63,9 @@ __all__ = [
     "Scoring",
     "ServerFault",
     "ServerUnreachable",
+    "StudentsVersion",
+    "TokenDistance",
     "Verdict",
+    "VersionRecord",
     "ZeroShotScore",
 ]

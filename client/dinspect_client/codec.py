@@ -21,7 +21,8 @@ from dinspect_client.errors import InspectionError, ProtocolMismatch, RequestRej
 from dinspect_client.images import ImageSource, encoded_image
 from dinspect_client.records import read_record
 from dinspect_client.results import DefectRegion, Inspection
-from dinspect_client.versions import ProductVersion
+from dinspect_client.versions import VersionT
+from dinspect_client.wire import Method
 
 if TYPE_CHECKING:
     from dinspect_client.transport import Answer
@@ -54,8 +55,11 @@ def parse_reference(product: str) -> tuple[str, int | None]:
         raise RequestRejected(str(error)) from error
 
 
-def raw_ensemble(ensemble: str) -> str:
-    """Return the ensemble for decoded images that goes with one for encoded images."""
+def raw_ensemble(ensemble: str, product: str, method: str) -> str:
+    """Return the ensemble for decoded images that goes with a product's for encoded images."""
+    if method == Method.L2BT:
+        label = ensemble.removeprefix(wire.l2bt_model(product, ""))
+        return wire.l2bt_model(product, label, raw=True)
     label = ensemble.removeprefix(wire.anomaly_dino_model(""))
     return wire.anomaly_dino_model(label, raw=True)
 
@@ -133,23 +137,32 @@ def naming(answer: Answer) -> Iterator[None]:
 
 
 def version_from_answer(
-    answer: Answer, spec: wire.TensorSpec, product: str, number: int | None = None
-) -> ProductVersion:
+    answer: Answer,
+    spec: wire.TensorSpec,
+    kind: type[VersionT],
+    product: str,
+    number: int | None = None,
+) -> VersionT:
     """Read the version of a product that a request made, or put in force.
 
     Args:
         answer: Has the report and ``bundle_version``.
         spec: The report.
+        kind: Record of the method that was asked for.
         product: Name of the product that was asked for.
         number: The version that was asked for; None for a new one.
 
     Raises:
-        ServerFault: If it is of another product or number, or report and tensor differ.
+        ServerFault: If it is of another product, number or method, or report and tensor differ.
         ProtocolMismatch: If the report is not the record of a version.
     """
     report = json_from_answer(answer, spec, dict)
+    # First, because the fields of another method are others.
+    method = report.get("method", kind.METHOD)
+    if method != kind.METHOD:
+        raise fault(answer, f"it is about a version by {method}, asked was {kind.METHOD}")
     with naming(answer):
-        version = ProductVersion.from_report(report)
+        version = kind.from_report(report)
     is_other = version.version < 1 if number is None else version.version != number
     if version.product != product or is_other:
         asked = product if number is None else f"{product}@{number}"
@@ -164,6 +177,7 @@ def inspection_from_answer(
     answer: Answer,
     *,
     product: str,
+    method: str,
     version: int | None,
     with_map: bool,
     image_size: tuple[int, int] | None,
@@ -173,6 +187,7 @@ def inspection_from_answer(
     Args:
         answer: Has every output that was asked for.
         product: The product as the caller wrote it.
+        method: What it was inspected by.
         version: The version the caller pinned, else None.
         with_map: Whether the map and its defect regions were asked for.
         image_size: ``(height, width)`` of the image, where the client knows it.
@@ -191,6 +206,7 @@ def inspection_from_answer(
         raise fault(answer, f"the map is {anomaly_map.shape} for an image of {image_size} pixels")
     inspection = Inspection(
         product=product,
+        method=method,
         bundle_version=answer.scalar(wire.BUNDLE_VERSION),
         anomaly_score=answer.scalar(wire.ANOMALY_SCORE),
         threshold=answer.scalar(wire.THRESHOLD),

@@ -58,7 +58,7 @@ class Connection:
         url: ``host:port`` of the server's gRPC endpoint.
         timeout_s: How long to wait for any one answer, in seconds.
         enroll_timeout_s: The same for whatever makes a version: one part of an enrolment (the last
-            one calibrates), a change of thresholds or region, an import.
+            one calibrates), a change of thresholds or region, an import, published students.
 
     Raises:
         ValueError: If the url has another form or a timeout is not positive.
@@ -84,7 +84,7 @@ class Connection:
         self._transport = GrpcTransport(url)
         self._timeout_s = timeout_s
         self._enroll_timeout_s = enroll_timeout_s
-        self._ensembles: dict[str, str] = {}  # by product name, without version
+        self._ensembles: dict[tuple[str, str], str] = {}  # by product, without version, and method
 
     def __enter__(self: ConnectionT) -> ConnectionT:
         return self
@@ -150,10 +150,15 @@ def json_tensor(options: Mapping[str, Any]) -> NDArray[np.object_]:
         TypeError: If JSON has no form for a value.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    return text_tensor(json.dumps(given, default=_plain_number))
+    return text_tensor(json.dumps(given, default=plain_number))
 
 
-def _plain_number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
+    """Return one of NumPy's numbers as Python's: a ``default`` of ``json.dumps``.
+
+    Raises:
+        TypeError: If it is no number of NumPy's.
+    """
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{value!r} has no form in JSON")

@@ -27,7 +27,7 @@ from dinspect_client.connection import (
 from dinspect_client.errors import InspectionError, RequestRejected, ServerFault
 from dinspect_client.images import ImageSource, image_list, image_names
 from dinspect_client.versions import ImageRecord, ProductVersion
-from dinspect_client.wire import EnrollOption
+from dinspect_client.wire import EnrollOption, Method
 
 if TYPE_CHECKING:
     from dinspect_client.transport import Answer
@@ -206,7 +206,8 @@ class Enrolling(Connection):
                 for number in sorted({num_sent, num_held} - {0}, reverse=True):
                     self._abandon(product, options[EnrollOption.SESSION], number)
             raise
-        self._ensembles.pop(product, None)  # the new version may be of another resolution
+        # The new version may be of another resolution.
+        self._ensembles.pop((product, Method.ANOMALY_DINO), None)
         return _committed(answer, product, sent, appended=EnrollOption.APPEND in options)
 
     def _send_part(
@@ -289,7 +290,7 @@ def _committed(
     Raises:
         ServerFault: If it was made from other images, or is told differently in two places.
     """
-    version = version_from_answer(answer, wire.ENROLL_REPORT, product)
+    version = version_from_answer(answer, wire.ENROLL_REPORT, ProductVersion, product)
     told = answer.scalar(wire.THRESHOLD)
     if not math.isclose(told, version.threshold, rel_tol=1e-6):
         raise fault(answer, f"the threshold is {told}, the report says {version.threshold}")

@@ -4,7 +4,7 @@
 
     InspectionError            no answer that may be used; the part was NOT inspected
     ├── InvalidImageError      the local image is missing, unreadable or of a wrong form
-    ├── ProductFileError       the file of an exported product cannot be written, read or used
+    ├── ProductFileError       a product's file, or a training's, cannot be written, read or used
     ├── ServerUnreachable      no server took the request: no connection, queue full, no access
     ├── RequestTimeout         no answer in time; whether the work was done is unknown
     ├── ModelUnavailable       the server answers, but does not serve this model now
@@ -61,7 +61,7 @@ class InvalidImageError(InspectionError):
 
 
 class ProductFileError(InspectionError):
-    """The file of an exported product is in the way, cannot be written or read, or is none."""
+    """A file of a product or of a training is in the way, cannot be written or read, or is none."""
 
     exit_status = 2
 

@@ -18,9 +18,10 @@ from dinspect_client.codec import (
 from dinspect_client.connection import MANAGE, Connection, json_tensor, text_tensor
 from dinspect_client.errors import RequestRejected
 from dinspect_client.images import ImageSource, encoded_image
-from dinspect_client.products import ProductHistory
-from dinspect_client.versions import ProductVersion
-from dinspect_client.wire import ManageKey, ManageOperation
+from dinspect_client.methods import checked_method
+from dinspect_client.products import DamagedVersion, ProductHistory
+from dinspect_client.versions import VERSION_KINDS, ProductVersion, VersionRecord
+from dinspect_client.wire import ManageKey, ManageOperation, Method
 
 if TYPE_CHECKING:
     from dinspect_client.transport import Answer
@@ -29,61 +30,85 @@ if TYPE_CHECKING:
 class Managing(Connection):
     """Looks back at a product's versions and changes what is in force.
 
-    Whatever decides a verdict differently is a new version, so every change can be taken back by
+    Each method has versions of its own, which the other's calls neither see nor change. Whatever
+    decides a verdict differently is a new version, so every change can be taken back by
     ``activate``. Nothing is sent again: whether a change was made is unknown after RequestTimeout
     and ServerUnreachable, see ``history``.
     """
 
-    def history(self, product: str) -> ProductHistory:
-        """Return all versions of a product, and the record of changes.
+    def history(self, product: str, *, method: str = Method.ANOMALY_DINO) -> ProductHistory:
+        """Return all versions of a product by a method, and the record of changes.
 
         Args:
             product: Name of the product.
+            method: ``anomaly_dino`` or ``l2bt``.
 
         Raises:
-            RequestRejected: If there is none of that name.
+            RequestRejected: If there is none of that name and method.
             InspectionError: The subclass that fits.
         """
         name = _plain_name(product)
-        answer = self._manage(name, {ManageKey.OPERATION: ManageOperation.HISTORY}, reads=True)
+        asked = {ManageKey.OPERATION: ManageOperation.HISTORY, ManageKey.METHOD: _said(method)}
+        answer = self._manage(name, asked, reads=True)
         report = json_from_answer(answer, wire.MANAGE_REPORT, dict)
         with naming(answer):
             history = ProductHistory.from_report(report)
         if history.product != name:
             raise fault(answer, f"it is about {history.product!r}, asked was {name!r}")
+        for one in history.versions:
+            if not isinstance(one, DamagedVersion) and one.method != method:
+                raise fault(answer, f"{one.reference} is a version by {one.method}, not {method}")
         return history
 
     def activate(
-        self, product: str, version: int, *, operator: str | None = None
-    ) -> ProductVersion:
+        self,
+        product: str,
+        version: int,
+        *,
+        method: str = Method.ANOMALY_DINO,
+        operator: str | None = None,
+    ) -> VersionRecord:
         """Put a version in force: the way back, and forward again.
 
         Args:
             product: Name of the product.
-            version: One of its versions.
+            version: One of its versions by that method.
+            method: ``anomaly_dino`` or ``l2bt``.
             operator: Who, recorded.
 
         Returns:
-            The version, which answers from the next request on.
+            The version, which answers from the next request on: a `ProductVersion` or, for
+            ``l2bt``, a `StudentsVersion`.
 
         Raises:
             RequestRejected: If there is no such version, or it is damaged.
             InspectionError: Another subclass.
         """
         name = _plain_name(product)
-        asked = {ManageKey.OPERATION: ManageOperation.ACTIVATE, ManageKey.OPERATOR: operator}
+        asked = {
+            ManageKey.OPERATION: ManageOperation.ACTIVATE,
+            ManageKey.METHOD: _said(method),
+            ManageKey.OPERATOR: operator,
+        }
         answer = self._manage(_pinned(name, version), asked)
-        self._ensembles.pop(name, None)  # it may be of another resolution
-        return version_from_answer(answer, wire.MANAGE_REPORT, name, version)
+        self._ensembles.pop((name, method), None)  # it may be of another resolution
+        kind = VERSION_KINDS[method]
+        return version_from_answer(answer, wire.MANAGE_REPORT, kind, name, version)
 
     def delete(
-        self, product: str, version: int | None = None, *, operator: str | None = None
+        self,
+        product: str,
+        version: int | None = None,
+        *,
+        method: str = Method.ANOMALY_DINO,
+        operator: str | None = None,
     ) -> tuple[int, ...]:
-        """Delete a version that is not in force, or a product as a whole.
+        """Delete a version that is not in force, or all versions of a product by a method.
 
         Args:
             product: Name of the product.
-            version: The version; None for the product with all its versions.
+            version: The version; None for all of them.
+            method: ``anomaly_dino`` or ``l2bt``; what the other one has stays.
             operator: Who, recorded.
 
         Returns:
@@ -95,9 +120,13 @@ class Managing(Connection):
         """
         name = _plain_name(product)
         reference = name if version is None else _pinned(name, version)
-        asked = {ManageKey.OPERATION: ManageOperation.DELETE, ManageKey.OPERATOR: operator}
+        asked = {
+            ManageKey.OPERATION: ManageOperation.DELETE,
+            ManageKey.METHOD: _said(method),
+            ManageKey.OPERATOR: operator,
+        }
         answer = self._manage(reference, asked)
-        self._ensembles.pop(name, None)
+        self._ensembles.pop((name, method), None)
         deleted = json_from_answer(answer, wire.MANAGE_REPORT, dict).get("deleted")
         if not isinstance(deleted, list) or not all(isinstance(one, int) for one in deleted):
             raise mismatch(answer, f"deleted is {deleted!r}, expected a list of versions")
@@ -113,8 +142,9 @@ class Managing(Connection):
         normal_below: float | None = None,
         false_positive_rate: float | None = None,
         undecided_rate: float | None = None,
+        method: str = Method.ANOMALY_DINO,
         operator: str | None = None,
-    ) -> ProductVersion:
+    ) -> VersionRecord:
         """Set the thresholds by hand, or find them anew at other rates, without any image.
 
         Args:
@@ -126,10 +156,12 @@ class Managing(Connection):
                 was when None.
             undecided_rate: Share of good parts that may be undecided besides, in [0, 1); as it
                 was when None.
+            method: ``anomaly_dino`` or ``l2bt``.
             operator: Who, recorded.
 
         Returns:
-            The new version, in force. It shares the bank with the one before.
+            The new version, in force: a `ProductVersion` or, for ``l2bt``, a `StudentsVersion`. It
+            shares bank or students with the one before.
 
         Raises:
             RequestRejected: If nothing is asked for, or the server refuses a value.
@@ -137,6 +169,7 @@ class Managing(Connection):
         """
         asked = {
             ManageKey.OPERATION: ManageOperation.THRESHOLD,
+            ManageKey.METHOD: _said(method),
             ManageKey.THRESHOLD: threshold,
             ManageKey.NORMAL_BELOW: normal_below,
             ManageKey.FALSE_POSITIVE_RATE: false_positive_rate,
@@ -144,7 +177,8 @@ class Managing(Connection):
             ManageKey.OPERATOR: operator,
         }
         name = _plain_name(product)
-        return version_from_answer(self._manage(name, asked), wire.MANAGE_REPORT, name)
+        answer = self._manage(name, asked)
+        return version_from_answer(answer, wire.MANAGE_REPORT, VERSION_KINDS[method], name)
 
     def set_region(
         self,
@@ -156,7 +190,7 @@ class Managing(Connection):
         min_defect_area_px: int | None = None,
         operator: str | None = None,
     ) -> ProductVersion:
-        """Change which part of the image counts. What is None stays as it is.
+        """Change which part of the image counts for ``anomaly_dino``. What is None stays as it is.
 
         The thresholds are found anew for what counts then, unless they were set by hand.
 
@@ -191,7 +225,7 @@ class Managing(Connection):
         mask = None if ignore_mask is None else encoded_image(ignore_mask)
         name = _plain_name(product)
         answer = self._manage(name, asked, content=mask)
-        return version_from_answer(answer, wire.MANAGE_REPORT, name)
+        return version_from_answer(answer, wire.MANAGE_REPORT, ProductVersion, name)
 
     def _manage(
         self,
@@ -219,6 +253,15 @@ class Managing(Connection):
             inputs.append((wire.MANAGE_CONTENT_IN, bytes_tensor([content])))
         usual_s = self._timeout_s if reads else self._enroll_timeout_s
         return self._ask(MANAGE, inputs, timeout_s=timeout_s or usual_s, retry=reads)
+
+
+def _said(method: str) -> str | None:
+    """A method as a request says it; the default one needs no word, as with older servers.
+
+    Raises:
+        RequestRejected: If it is none.
+    """
+    return None if checked_method(method) == Method.ANOMALY_DINO else method
 
 
 def _plain_name(product: str) -> str:

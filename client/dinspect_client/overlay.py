@@ -18,6 +18,7 @@ from dinspect_client.errors import InvalidImageError
 from dinspect_client.files import whole_file
 from dinspect_client.images import checked_rgb
 from dinspect_client.lettering import Lettering
+from dinspect_client.methods import called
 from dinspect_client.results import Inspection, ZeroShotScore
 from dinspect_client.wire import Verdict, parse_product
 
@@ -142,7 +143,8 @@ def draw_inspection(image_rgb: RgbImage, inspection: Inspection) -> RgbImage:
         facts.append(f"normal up to {inspection.normal_below:.4g}")
     if boxes:
         facts.append(f"{len(boxes)} defect region" + ("s" if len(boxes) > 1 else ""))
-    title = f"{parse_product(inspection.product)[0]} v{inspection.bundle_version}"
+    product = called(parse_product(inspection.product)[0], inspection.method)
+    title = f"{product} v{inspection.bundle_version}"
     picture = annotate(body, title=title, facts=facts, badge=inspection.verdict)
     return _framed(picture, VERDICT_COLORS[inspection.verdict])
 

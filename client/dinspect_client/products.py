@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dinspect_client.records import JSON_KEY, read_record, record_to_json
-from dinspect_client.versions import ProductVersion
+from dinspect_client.versions import ProductVersion, StudentsVersion, VersionRecord
+from dinspect_client.wire import Method
 
 
 @dataclass(frozen=True)
 class Product:
-    """One product the server knows; all but ``versions`` describes its current version.
+    """One product by one method; all but ``versions`` describes its current version.
 
     Attributes:
         name: Name of the product.
+        method: What it is inspected by here: ``anomaly_dino`` or ``l2bt``. A product of both is two
+            of these, each with versions of its own.
         current: The version that answers when none is named.
         versions: All versions kept, in the server's order.
         ensemble: The ensemble that inspects this product.
@@ -23,17 +26,18 @@ class Product:
         image_size: ``(height, width)`` of the reference images in pixels.
         threshold: Score above which a part is anomalous.
         normal_below: Score up to which a part is normal.
-        preprocessing: Name of the preprocessing setting.
+        preprocessing: Name of the preprocessing setting; ``pad`` for ``l2bt``.
         masked: Whether the background of inspected images is masked.
         num_references: Number of reference images.
-        num_patches: Number of patches in the memory bank.
-        loaded_bytes: Memory of the server that the bank takes when loaded, as the server
+        num_patches: Number of patches in the memory bank, or that the students were trained on.
+        loaded_bytes: Memory of the server that bank or students take when loaded, as the server
             estimates it.
         created_at: ISO 8601 time with zone.
-        backbone_sha256: Digest of the exported backbone that made the bank.
+        backbone_sha256: Digest of the exported backbone that it was made with.
     """
 
     name: str = field(metadata={JSON_KEY: "product"})
+    method: str
     current: int
     versions: tuple[int, ...]
     ensemble: str
@@ -102,22 +106,23 @@ class LoggedChange:
 
 @dataclass(frozen=True)
 class ProductHistory:
-    """All versions of a product, and everything that was changed about it.
+    """All versions of a product by one method, and everything that was changed about them.
 
     Attributes:
         product: Name of the product.
         current: The version in force.
-        versions: Every version kept, in the server's order, damaged ones too.
+        versions: Every version kept, in the server's order, damaged ones too; the others are each
+            a `ProductVersion` or, for ``l2bt``, a `StudentsVersion`.
         changes: The record of changes, oldest first.
     """
 
     product: str
     current: int
-    versions: tuple[ProductVersion | DamagedVersion, ...]
+    versions: tuple[VersionRecord | DamagedVersion, ...]
     changes: tuple[LoggedChange, ...]
 
     @property
-    def in_force(self) -> ProductVersion | DamagedVersion:
+    def in_force(self) -> VersionRecord | DamagedVersion:
         """The version in force; damaged if the server has no version of that number."""
         for one in self.versions:
             if one.version == self.current:
@@ -178,7 +183,9 @@ class _HistoryReport:
     changes: tuple[LoggedChange, ...]
 
 
-def _version(report: Mapping[str, Any]) -> ProductVersion | DamagedVersion:
+def _version(report: Mapping[str, Any]) -> VersionRecord | DamagedVersion:
     if "error" in report:
         return read_record(DamagedVersion, report, "history of a product")
+    if report.get("method") == Method.L2BT:
+        return StudentsVersion.from_report(report)
     return ProductVersion.from_report(report)

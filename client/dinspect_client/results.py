@@ -45,7 +45,8 @@ class Inspection:
 
     Attributes:
         product: The product asked for, as the caller wrote it (``screw`` or ``screw@3``).
-        bundle_version: Version of the product's bundle that answered, from 1.
+        method: What it was inspected by: ``anomaly_dino`` or ``l2bt``.
+        bundle_version: Version of the product by that method that answered, from 1.
         anomaly_score: Image score, 0 for a part like the references, larger is more anomalous.
         threshold: Score above which a part is anomalous, in the unit of the score.
         normal_below: Score up to which a part is normal, not above the threshold; a part between
@@ -62,6 +63,7 @@ class Inspection:
     """
 
     product: str
+    method: str
     bundle_version: int
     anomaly_score: float
     threshold: float
@@ -78,6 +80,7 @@ class Inspection:
         regions = self.defect_regions
         return {
             "product": self.product,
+            "method": self.method,
             "bundle_version": self.bundle_version,
             "verdict": self.verdict.name.lower(),
             "anomaly_score": self.anomaly_score,

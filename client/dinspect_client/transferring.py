@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dinspect_client import wire
 from dinspect_client.archive import (
@@ -26,19 +24,21 @@ from dinspect_client.codec import (
     parse_reference,
     version_from_answer,
 )
-from dinspect_client.connection import FORGET_TIMEOUT_S
-from dinspect_client.errors import InspectionError, ProductFileError, RequestRejected, ServerFault
+from dinspect_client.errors import ProductFileError, RequestRejected, ServerFault
 from dinspect_client.files import whole_file
-from dinspect_client.managing import Managing
+from dinspect_client.uploading import FilePart, Uploading
 from dinspect_client.versions import ProductVersion
-from dinspect_client.wire import ManageKey, ManageOperation
+from dinspect_client.wire import ManageKey, ManageOperation, Method
 
 if TYPE_CHECKING:
     from dinspect_client.transport import Answer
 
 
-class Transferring(Managing):
-    """Writes a version to a file and makes a version of such a file, part by part."""
+class Transferring(Uploading):
+    """Writes a version to a file and makes a version of such a file, part by part.
+
+    That is for versions by ``anomaly_dino``: trained students are published, see publishing.py.
+    """
 
     def export_product(
         self,
@@ -109,16 +109,13 @@ class Transferring(Managing):
             raise RequestRejected(f"{product!r} is no name to import a product under")
         with open_archive(file) as archive:
             name = product or archive.product
-            session = uuid.uuid4().hex
-            try:
-                answer = self._send_archive(archive, name, session, operator, on_progress)
-            except BaseException as error:
-                # What the server refused, it has forgotten; what stopped here, it would keep.
-                if getattr(error, "status", None) is None:
-                    self._abandon_import(name, session)
-                raise
-            self._ensembles.pop(name, None)
-            version = version_from_answer(answer, wire.MANAGE_REPORT, name)
+            asked = {
+                ManageKey.OPERATION: ManageOperation.IMPORT,
+                ManageKey.OPERATOR: operator,
+            }
+            answer = self._upload(name, asked, _parts(archive), archive.num_bytes, on_progress)
+            self._ensembles.pop((name, Method.ANOMALY_DINO), None)
+            version = version_from_answer(answer, wire.MANAGE_REPORT, ProductVersion, name)
             for key, digest in archive.digests.items():
                 if getattr(version, key) != digest:
                     raise fault(answer, f"{version.reference} has another {key} than was sent")
@@ -195,57 +192,8 @@ class Transferring(Managing):
         }
         return self._manage(reference, asked, reads=True)
 
-    def _send_archive(
-        self,
-        archive: ProductArchive,
-        product: str,
-        session: str,
-        operator: str | None,
-        on_progress: Callable[[int], object] | None,
-    ) -> Answer:
-        """Send all parts; the answer to the last is the version."""
-        num_done = 0
-        for name in wire.VERSION_FILES:
-            for offset, part in archive.parts(name):
-                num_done += len(part)
-                is_last = num_done == archive.num_bytes
-                asked = {
-                    ManageKey.OPERATION: ManageOperation.IMPORT,
-                    ManageKey.OPERATOR: operator,
-                    ManageKey.SESSION: session,
-                    ManageKey.FILE: name,
-                    ManageKey.OFFSET: offset,
-                    ManageKey.COMMIT: is_last,
-                }
-                answer = self._manage(product, asked, content=part)
-                if not is_last:
-                    _check_received(answer, name, offset + len(part))
-                if on_progress is not None:
-                    on_progress(num_done)
-        return answer
 
-    def _abandon_import(self, product: str, session: str) -> None:
-        """Let the server forget parts that nobody will commit, as far as it listens.
-
-        A part that fails ends its session: this one cannot follow any other.
-        """
-        asked: dict[str, Any] = {
-            ManageKey.OPERATION: ManageOperation.IMPORT,
-            ManageKey.SESSION: session,
-            ManageKey.FILE: RECORD_FILE,
-            ManageKey.OFFSET: MAX_RECORD_BYTES + 1,
-            ManageKey.COMMIT: False,
-        }
-        with contextlib.suppress(InspectionError):
-            self._manage(product, asked, timeout_s=FORGET_TIMEOUT_S)
-
-
-def _check_received(answer: Answer, name: str, num_bytes: int) -> None:
-    received = json_from_answer(answer, wire.MANAGE_REPORT, dict).get("received")
-    if received != num_bytes:
-        raise ServerFault(
-            f"the server holds {received} bytes of {num_bytes} sent of {name}; nothing was "
-            "imported, try again",
-            model_name=answer.model_name,
-            request_id=answer.request_id,
-        )
+def _parts(archive: ProductArchive) -> Iterator[FilePart]:
+    for name in wire.VERSION_FILES:
+        for offset, content in archive.parts(name):
+            yield FilePart(name, offset, content)

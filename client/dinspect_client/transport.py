@@ -74,7 +74,7 @@ class GrpcTransport:
         if url.rpartition(":")[0] in _LOOPBACK:
             arguments.append(("grpc.enable_http_proxy", 0))  # no proxy leads to this machine
         self._client = InferenceServerClient(url, channel_args=arguments)
-        self._checked_models: set[str] = set()
+        self._checked: dict[str, frozenset[TensorSpec]] = {}  # by model, the tensors it has
 
     def close(self) -> None:
         """Close the connection; further calls fail."""
@@ -141,14 +141,15 @@ class GrpcTransport:
         *,
         timeout_s: float,
     ) -> None:
-        """Compare what a model serves with the contract, at its first use.
+        """Compare what a model serves with the contract, at the first use of each tensor.
 
         Raises:
             ProtocolMismatch: If a tensor is missing, has another datatype, or the model demands
                 an input that the contract does not know.
             InspectionError: If the server does not describe the model.
         """
-        if model_name in self._checked_models:
+        before, asked = self._checked.get(model_name, frozenset()), frozenset((*inputs, *outputs))
+        if asked <= before:
             return
         metadata = self._call(
             lambda: self._client.get_model_metadata(model_name, client_timeout=timeout_s),
@@ -167,7 +168,7 @@ class GrpcTransport:
                 + "; ".join(problems),
                 model_name=model_name,
             )
-        self._checked_models.add(model_name)
+        self._checked[model_name] = before | asked
 
     def _call(
         self,
@@ -204,7 +205,7 @@ class GrpcTransport:
         )
         if isinstance(translated, ModelUnavailable) and model_name:
             # It may come back with other tensors.
-            self._checked_models.discard(model_name)
+            self._checked.pop(model_name, None)
         return translated
 
     def _is_ready(self, model_name: str) -> bool | None:

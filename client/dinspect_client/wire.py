@@ -48,6 +48,18 @@ IMAGE = TensorSpec("image", "BYTES", (1,), "one encoded image: JPEG, PNG, BMP, T
 IMAGE_RGB = TensorSpec("image_rgb", "UINT8", (-1, -1, 3), "one decoded image, rows x columns x RGB")
 PRODUCT = TensorSpec("product", "BYTES", (1,), "product name, or pinned to a version: screw@3")
 
+IMAGE_SIZE = TensorSpec("image_size", "INT32", (2,), "height and width of the image in pixels")
+
+
+class Method:
+    """The methods a product may be inspected by, each with versions of its own."""
+
+    ANOMALY_DINO = "anomaly_dino"
+    L2BT = "l2bt"
+
+
+METHODS = (Method.ANOMALY_DINO, Method.L2BT)
+
 ANOMALY_SCORE = TensorSpec("anomaly_score", "FP32", (1,), "image score of the method's paper")
 THRESHOLD = TensorSpec("threshold", "FP32", (1,), "calibrated threshold of the bundle")
 VERDICT = TensorSpec("verdict", "INT32", (1,), "0 normal, 1 anomalous, 2 undecided")
@@ -149,6 +161,7 @@ class ManageOperation:
     REGION = "region"  # what counts: region of interest, ignore mask (content), smallest defect
     READ = "read"  # part of a version's file, to export it
     IMPORT = "import"  # part of a version's file; the last part makes it a new version
+    PUBLISH = "publish"  # l2bt: part of a file of trained students; the last makes it a version
 
 
 class ManageKey:
@@ -156,6 +169,7 @@ class ManageKey:
 
     OPERATION = "operation"
     OPERATOR = "operator"  # str: who, recorded
+    METHOD = "method"  # str: anomaly_dino (default) or l2bt, whose versions are their own
     # threshold
     THRESHOLD = "threshold"  # float
     NORMAL_BELOW = "normal_below"  # float, with threshold
@@ -165,15 +179,45 @@ class ManageKey:
     ROI_PX = "roi_px"  # [x, y, width, height] in pixels of the references; [] for the whole image
     CLEAR_IGNORE_MASK = "clear_ignore_mask"  # bool
     MIN_DEFECT_AREA_PX = "min_defect_area_px"  # int, pixels of the references; 0 for any
-    # read and import
-    FILE = "file"  # str: bundle.json, bank.safetensors, good_parts.safetensors
+    # read, import and publish
+    FILE = "file"  # str: one of VERSION_FILES, or of TRAINING_FILES to publish
     OFFSET = "offset"  # int: where the part begins
     SESSION = "session"  # str: joins the parts of one import
     COMMIT = "commit"  # bool: true with the last part
+    ACTIVATE = "activate"  # bool, with the last part to publish: false leaves what is in force
 
 
 VERSION_FILES = ("bundle.json", "bank.safetensors", "good_parts.safetensors")
 """What a version consists of, and an exported product too."""
+TRAINING_FILES = ("training.json", "students.onnx", "good_parts.safetensors")
+"""What a training hands over to be published, see TrainingKey."""
+
+
+class TrainingKey:
+    """Keys of ``training.json``: what the students are, and how they were trained.
+
+    ``good_parts.safetensors`` holds ``patch_distances``, float32 ``(images, rows, columns)``: of
+    good images that the students which measured them had not seen.
+    """
+
+    IMAGE_SIZE = "image_size"  # [height, width] of the training images in pixels
+    GRID = "grid"  # [rows, columns] of the patch grid, square
+    LAYERS = "layers"  # [j, k]: one-based blocks of the backbone
+    DIM = "dim"  # int: width of a patch token
+    BACKBONE_SHA256 = "backbone_sha256"  # str: digest of the exported backbone
+    DISTANCE = "distance"  # object: normalisation, metric, combination
+    SMOOTHING = "smoothing"  # str: gaussian (default) or boxes, the official chain of box filters
+    SIGMA_PX = "sigma_px"  # float: of the Gaussian, in pixels of the original image
+    TRAINING = "training"  # object: epochs, learning_rate, batch_images, seed, final_loss, ...
+    REFERENCES = "references"  # [{name, sha256}]: the training images
+    GOOD_IMAGES = "good_images"  # [{name, sha256}]: for the thresholds only
+    CALIBRATION = "calibration"  # str: cross_fit or good_images: what measured the good parts
+    FALSE_POSITIVE_RATE = "false_positive_rate"  # as EnrollOption; null for the default
+    UNDECIDED_RATE = "undecided_rate"
+    THRESHOLD = "threshold"
+    NORMAL_BELOW = "normal_below"
+
+
 MAX_CONTENT_BYTES = 8 * 2**20
 """Largest part of a file in one request or answer of ``manage``."""
 
@@ -228,6 +272,20 @@ def grid_label(grid: Sequence[int], patch_size: int = 14) -> str:
 def anomaly_dino_model(label: str, *, raw: bool = False) -> str:
     """Name of AnomalyDINO's ensemble for an input size, ``_raw`` for decoded images."""
     return f"anomaly_dino_{label}" + ("_raw" if raw else "")
+
+
+def l2bt_model(product: str, label: str, *, raw: bool = False) -> str:
+    """Name of L2BT's ensemble for a product and an input size, ``_raw`` for decoded images."""
+    return f"l2bt_{product}_{label}" + ("_raw" if raw else "")
+
+
+def patch_tokens_model(label: str) -> str:
+    """Name of the ensemble that gives an image's patch tokens, padded to a square: L2BT's input.
+
+    It takes ``image`` and puts out ``patch_tokens_<layer>``, FP32 ``[patches, width]``, for every
+    block the backbone taps, and ``image_size``.
+    """
+    return f"patch_tokens_{label}"
 
 
 def is_product_name(name: str) -> bool:

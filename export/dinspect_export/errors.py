@@ -7,6 +7,8 @@ ExportError
 ├── InvalidGeometryError    a grid or resolution that does not fit the patch size
 ├── DescriptionError        engines.toml says something impossible
 ├── StorageError            a file or folder cannot be written, or not be read
+├── TrainingError           students cannot be trained on these tokens
+│   └── TrainingDivergedError  the loss or a weight is no longer a number
 ├── EngineError             TensorRT refuses a graph or an option
 ├── RuntimeUnavailableError a runtime that was asked for is not there, a GPU for one
 ├── ServerUnavailableError  the Triton server does not answer, or not with this model
@@ -48,6 +50,14 @@ class DescriptionError(ExportError):
 
 class StorageError(ExportError):
     """The system refuses to read a file, or to write an artefact; nothing of it is left behind."""
+
+
+class TrainingError(ExportError):
+    """Students cannot be trained or measured on these tokens; the message says why not."""
+
+
+class TrainingDivergedError(TrainingError):
+    """The loss or a weight is NaN or infinite; the last good checkpoint is left as it is."""
 
 
 class EngineError(ExportError):

@@ -3,13 +3,12 @@
 Layout of a repository::
 
     models/<model>/config.pbtxt   and 1/: what Triton loads (--model-repository=<repository>/models)
-    banks/                        the products; kept when the models are assembled anew
+    banks/ and students/          the products; kept when the models are assembled anew
     repository.json               what was assembled, from what
 """
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import json
 import logging
@@ -19,8 +18,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from dinspect_client import wire
 from dinspect_export.manifest import (
@@ -33,8 +30,11 @@ from dinspect_export.manifest import (
     read_engine,
     sha256_of_file,
 )
+from dinspect_server import ensemble_config as ensembles_of
 from dinspect_server import triton_config as configs
 from dinspect_server.errors import AssemblyError
+from dinspect_server.l2bt_ensembles import write_product_ensembles, write_templates
+from dinspect_server.model_sources import MODELS_FOLDER, write_config, write_python_model
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,10 @@ _PRECISIONS_OF = {
     NATIVE_TENSORRT: ("auto", "fp32", "fp16"),
 }
 DEFAULT_MAX_BANK_BYTES = 2 << 30
-MODELS_FOLDER = "models"
 BANKS_FOLDER = "banks"
+STUDENTS_FOLDER = "students"
 RECORD_FILE = "repository.json"
 LOCK_FILE = ".lock"
-_LIBRARY = "lib"
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,11 @@ class ServingOptions:
         if self.runtime == NATIVE_TENSORRT and self.precision == "auto":
             return "fp16"
         return self.precision if self.runtime in NATIVE and self.precision != "auto" else "fp32"
+
+    @property
+    def students_runtime(self) -> str:
+        """What runs the students, in the Python backend: by ONNX Runtime on a GPU's server."""
+        return "openvino" if self.runtime == "openvino" else "onnxruntime"
 
     @property
     def search_precision(self) -> str:
@@ -170,8 +174,14 @@ def _assemble(
         staging.mkdir()
         for artefact, backbone, paths in zip(artefacts, backbones, files, strict=True):
             _write_input_size(staging, artefact, backbone, paths, options)
+        by_digest = {
+            artefact.manifest.onnx_sha256: backbone
+            for artefact, backbone in zip(artefacts, backbones, strict=True)
+        }
+        write_product_ensembles(staging, repository / STUDENTS_FOLDER, by_digest)
         _write_shared_models(staging, artefacts, backbones, files, options)
-        (repository / BANKS_FOLDER).mkdir(exist_ok=True)
+        for folder in (BANKS_FOLDER, STUDENTS_FOLDER):
+            (repository / folder).mkdir(exist_ok=True)
         _replace(staging, repository / MODELS_FOLDER)
     except OSError as error:
         raise AssemblyError(f"cannot write the repository {repository}: {error}") from error
@@ -265,22 +275,28 @@ def _write_input_size(
 ) -> None:
     digest = artefact.manifest.onnx_sha256
     for raw in (False, True):
-        _write_python_model(models, "preprocess", configs.preprocess_config(backbone, raw=raw))
-        _write_config(models, configs.anomaly_dino_config(backbone, raw=raw))
+        write_python_model(models, "preprocess", configs.preprocess_config(backbone, raw=raw))
+        write_config(models, ensembles_of.anomaly_dino_config(backbone, raw=raw))
     if options.runtime in NATIVE:
         backend = options.runtime.removeprefix("triton-")
         # Triton loads a model again only if its config differs, so an engine built anew must show.
         native = configs.native_backbone_config(backbone, digest, backend, sha256_of_file(files[0]))
-        version = _write_config(models, native)
+        version = write_config(models, native)
     else:
         config = configs.backbone_config(backbone, options.runtime, options.precision, digest)
-        version = _write_python_model(models, "backbone", config)
+        version = write_python_model(models, "backbone", config)
     for path in files:
         shutil.copyfile(path, version / path.name)
     knn = configs.cosine_knn_config(
         backbone, digest, options.search_precision, options.max_bank_bytes
     )
-    _write_python_model(models, "cosine_knn", knn)
+    write_python_model(models, "cosine_knn", knn)
+    if backbone.takes_students:
+        students = configs.students_config(
+            backbone, digest, options.students_runtime, options.precision, options.max_bank_bytes
+        )
+        write_python_model(models, "students", students)
+        write_config(models, ensembles_of.patch_tokens_config(backbone))
 
 
 def _write_shared_models(
@@ -298,14 +314,14 @@ def _write_shared_models(
     enroll = configs.enroll_config(
         json.dumps(sizes), options.search_precision, options.max_bank_bytes
     )
-    _write_python_model(models, "anomaly_map", configs.anomaly_map_config())
-    _write_python_model(models, "products", configs.products_config())
-    _write_python_model(models, "enroll", enroll)
+    write_python_model(models, "anomaly_map", configs.anomaly_map_config())
+    write_python_model(models, "products", configs.products_config())
+    write_python_model(models, "enroll", enroll)
     manage = configs.manage_config(
         json.dumps(sizes), options.search_precision, options.max_bank_bytes
     )
-    _write_python_model(models, "manage", manage)
-    _write_python_model(models, "zero_shot", configs.zero_shot_config(json.dumps(sizes)))
+    write_templates(write_python_model(models, "manage", manage), backbones)
+    write_python_model(models, "zero_shot", configs.zero_shot_config(json.dumps(sizes)))
 
 
 def _served_size(
@@ -320,6 +336,7 @@ def _served_size(
         "backbone": backbone.name,
         "grid": list(backbone.grid),
         "layer": backbone.layers[-1],
+        "layers": list(backbone.layers),
         "dim": backbone.dim,
         "name": artefact.manifest.variant,
         "onnx_sha256": artefact.manifest.onnx_sha256,
@@ -329,59 +346,6 @@ def _served_size(
         "native_runtime": options.runtime if options.runtime in NATIVE else "",
         "native_precision": options.graph_precision if options.runtime in NATIVE else "",
     }
-
-
-def _write_python_model(models: Path, source: str, config: ModelConfig) -> Path:
-    """Copy a model's source with the library files it imports, and write its config."""
-    version = _write_config(models, config)
-    adapter = models_source() / source / "model.py"
-    shutil.copyfile(adapter, version / "model.py")
-    for file in library_files(adapter):
-        shutil.copyfile(file, version / file.name)
-    return version
-
-
-def _write_config(models: Path, config: ModelConfig) -> Path:
-    """Make a model's folder with its config; returns its version folder."""
-    folder = models / config.name
-    version = folder / "1"
-    version.mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(configs.config_text(config), encoding="utf-8")
-    return version
-
-
-def library_files(adapter: Path) -> list[Path]:
-    """Our own files that a model's source imports, directly or not, to be copied beside it."""
-    library = models_source() / _LIBRARY
-    own = {path.stem: path for path in library.glob("*/*.py")}
-    own["wire"] = Path(wire.__file__)
-    needed: dict[str, Path] = {}
-    waiting = [adapter]
-    while waiting:
-        for name in _imported_modules(waiting.pop()):
-            if name in own and name not in needed:
-                needed[name] = own[name]
-                waiting.append(own[name])
-    return [needed[name] for name in sorted(needed)]
-
-
-def _imported_modules(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.split(".")[0])
-    return names
-
-
-def models_source() -> Path:
-    """Folder of the models' sources: beside this package in a checkout, inside it in a wheel."""
-    package = Path(__file__).parent
-    for folder in (package / MODELS_FOLDER, package.parent / MODELS_FOLDER):
-        if folder.is_dir():
-            return folder
-    raise AssemblyError(f"the models' sources are missing beside {package}; reinstall dinspect")
 
 
 def _replace(staging: Path, target: Path) -> None:

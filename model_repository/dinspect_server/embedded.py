@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import IO, Any
 
 from dinspect_server.assemble import (
-    MODELS_FOLDER,
     NATIVE_ONNXRUNTIME,
     RECORD_FILE,
     lock_repository,
@@ -28,6 +27,7 @@ from dinspect_server.assemble import (
 from dinspect_server.errors import AssemblyError, InstallationError, StartError
 from dinspect_server.installation import Installation, find_installation, free_ports
 from dinspect_server.known_answer import check_round_trip
+from dinspect_server.model_sources import MODELS_FOLDER
 from dinspect_server.supervisor import StubSupervisor
 
 START_TIMEOUT_S = 180.0

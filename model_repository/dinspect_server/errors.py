@@ -4,7 +4,9 @@ ServerError
 ├── AssemblyError       the repository cannot be written as asked
 ├── InstallationError   the server, or something it needs, is missing
 ├── PortInUseError      a port is taken
-└── StartError          the server ended or did not become ready; carries its log
+├── StartError          the server ended or did not become ready; carries its log
+├── TrainingInputError  images, sizes or blocks that no students can be trained on
+└── PublicationError    what is served does not compute what PyTorch computes
 """
 
 from __future__ import annotations
@@ -32,3 +34,13 @@ class StartError(ServerError):
     """The server ended or did not become ready in time; the message ends with its log."""
 
     exit_status = 3
+
+
+class TrainingInputError(ServerError):
+    """Students cannot be trained on these images, or for this server; the message says why."""
+
+
+class PublicationError(ServerError):
+    """Published students do not answer as PyTorch does; they are not in force."""
+
+    exit_status = 1

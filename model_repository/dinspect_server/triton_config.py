@@ -1,14 +1,13 @@
 """Triton's model configs, built as protobuf messages so that no typo survives.
 
-Names come from the wire contract. Two rules are kept here and checked by a test: a tensor an
-ensemble puts out feeds no later step (Triton would prune its producer), and the queue of every
-model that takes batches is bounded.
+Names come from the wire contract. The queue of every model that takes batches is bounded, which a
+test checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -22,9 +21,10 @@ QUEUE_DELAY_US = 0
 QUEUE_TIMEOUT_US = 60_000_000
 
 PIXELS = "pixels"
-IMAGE_SIZE = "image_size"
+PADDED_PIXELS = "pixels_padded"
+IMAGE_SIZE = wire.IMAGE_SIZE.name
 DISTANCE_GRID = "distance_grid"
-DEFECT_SETTINGS = "defect_settings"
+MAP_SETTINGS = "map_settings"
 RUNTIME_INFO = "runtime_info"
 _DTYPES = {
     "BYTES": pb.TYPE_STRING,
@@ -59,6 +59,16 @@ class BackboneModel:
         return wire.grid_label(self.grid, self.patch_size)
 
     @property
+    def is_square(self) -> bool:
+        """Whether images can be padded to its input."""
+        return self.grid[0] == self.grid[1]
+
+    @property
+    def takes_students(self) -> bool:
+        """Whether L2BT can use it: it pads images to a square, and compares two blocks."""
+        return self.is_square and len(self.layers) > 1
+
+    @property
     def last_tokens(self) -> wire.TensorSpec:
         """The tokens AnomalyDINO compares: those of the last tapped block."""
         return tokens_spec(self, self.layers[-1])
@@ -70,27 +80,28 @@ def tokens_spec(backbone: BackboneModel, layer: int) -> wire.TensorSpec:
     return wire.TensorSpec(f"patch_tokens_{layer}", "FP32", shape, f"patch tokens of block {layer}")
 
 
-def _pixels_spec(backbone: BackboneModel) -> wire.TensorSpec:
+def _pixels_spec(backbone: BackboneModel, name: str = PIXELS) -> wire.TensorSpec:
     height, width = (side * backbone.patch_size for side in backbone.grid)
-    return wire.TensorSpec(PIXELS, "UINT8", (height, width, 3), "the backbone's input, RGB")
+    return wire.TensorSpec(name, "UINT8", (height, width, 3), "the backbone's input, RGB")
 
 
-_DEFECT_SETTINGS = wire.TensorSpec(
-    DEFECT_SETTINGS,
+_MAP_SETTINGS = wire.TensorSpec(
+    MAP_SETTINGS,
     "FP32",
-    (4,),
-    "threshold of the map, smallest area, height and width of the references in pixels",
+    (7,),
+    "threshold of the map, smallest area, height and width of the references in pixels, and the "
+    "rule of the map",
 )
-_IMAGE_SIZE = wire.TensorSpec(IMAGE_SIZE, "INT32", (2,), "height and width of the original image")
 
 
 def preprocess_config(backbone: BackboneModel, *, raw: bool) -> pb.ModelConfig:
-    """Images to pixels, for one input size."""
+    """Images to pixels, cropped or padded to a square, for one input size."""
     source = wire.IMAGE_RGB if raw else wire.IMAGE
+    padded = [_pixels_spec(backbone, PADDED_PIXELS)] if backbone.is_square else []
     return _python_model(
         preprocess_name(backbone, raw=raw),
         [source],
-        [_pixels_spec(backbone), _IMAGE_SIZE],
+        [_pixels_spec(backbone), *padded, wire.IMAGE_SIZE],
         {"grid": f"{backbone.grid[0]},{backbone.grid[1]}", "input": source.name},
     )
 
@@ -129,8 +140,8 @@ def native_backbone_config(
         backend=backend,
         default_model_filename=ENGINE_FILE if backend == "tensorrt" else MODEL_FILE,
         max_batch_size=MAX_BATCH,
-        input=[_input(_pixels_spec(backbone))],
-        output=[_output(tokens_spec(backbone, layer)) for layer in backbone.layers],
+        input=[input_of(_pixels_spec(backbone))],
+        output=[output_of(tokens_spec(backbone, layer)) for layer in backbone.layers],
         instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_AUTO)],
         parameters={
             "onnx_sha256": pb.ModelParameter(string_value=onnx_sha256),
@@ -146,20 +157,10 @@ def cosine_knn_config(
 ) -> pb.ModelConfig:
     """Patch tokens and a product to distances, score and verdict."""
     tokens = wire.TensorSpec("patch_tokens", "FP32", backbone.last_tokens.shape, "patch tokens")
-    grid = wire.TensorSpec(DISTANCE_GRID, "FP32", backbone.grid, "patch distances for the map")
     return _python_model(
         f"cosine_knn_{backbone.label}",
-        [tokens, wire.PRODUCT, _IMAGE_SIZE],
-        [
-            wire.ANOMALY_SCORE,
-            wire.THRESHOLD,
-            wire.NORMAL_BELOW,
-            wire.VERDICT,
-            wire.BUNDLE_VERSION,
-            _patch_distances(backbone),
-            grid,
-            _DEFECT_SETTINGS,
-        ],
+        [tokens, wire.PRODUCT, wire.IMAGE_SIZE],
+        _scored(backbone),
         {
             "onnx_sha256": onnx_sha256,
             "search_precision": search_precision,
@@ -168,10 +169,52 @@ def cosine_knn_config(
     )
 
 
+def students_config(
+    backbone: BackboneModel, onnx_sha256: str, runtime: str, precision: str, max_bank_bytes: int
+) -> pb.ModelConfig:
+    """Patch tokens of two blocks and a product to distances, score and verdict.
+
+    Args:
+        backbone: The backbone.
+        onnx_sha256: Digest of its graph.
+        runtime: ``openvino``, else ONNX Runtime.
+        precision: Of the students.
+        max_bank_bytes: Memory for loaded students.
+    """
+    # An ensemble feeds its product's two blocks by their names, so that the model sees which two.
+    tokens = [replace(tokens_spec(backbone, layer), optional=True) for layer in backbone.layers]
+    return _python_model(
+        f"students_{backbone.label}",
+        [*tokens, wire.PRODUCT, wire.IMAGE_SIZE],
+        _scored(backbone),
+        {
+            "onnx_sha256": onnx_sha256,
+            "runtime": runtime,
+            "precision": precision,
+            "max_bank_bytes": str(max_bank_bytes),
+        },
+    )
+
+
+def _scored(backbone: BackboneModel) -> list[wire.TensorSpec]:
+    """What a model puts out that scores images."""
+    grid = wire.TensorSpec(DISTANCE_GRID, "FP32", backbone.grid, "patch distances for the map")
+    return [
+        wire.ANOMALY_SCORE,
+        wire.THRESHOLD,
+        wire.NORMAL_BELOW,
+        wire.VERDICT,
+        wire.BUNDLE_VERSION,
+        patch_distances_spec(backbone),
+        grid,
+        _MAP_SETTINGS,
+    ]
+
+
 def anomaly_map_config() -> pb.ModelConfig:
     """Patch distances to the map and its defects; shared by all input sizes."""
     grid = wire.TensorSpec(DISTANCE_GRID, "FP32", (-1, -1), "patch distances")
-    inputs = [grid, _IMAGE_SIZE, _DEFECT_SETTINGS]
+    inputs = [grid, wire.IMAGE_SIZE, _MAP_SETTINGS]
     return _python_model("anomaly_map", inputs, wire.MAP_OUTPUTS, {})
 
 
@@ -227,60 +270,16 @@ def products_config() -> pb.ModelConfig:
     )
 
 
-def anomaly_dino_config(backbone: BackboneModel, *, raw: bool) -> pb.ModelConfig:
-    """The ensemble that plant software calls."""
-    source = wire.IMAGE_RGB if raw else wire.IMAGE
-    config = pb.ModelConfig(
-        name=wire.anomaly_dino_model(backbone.label, raw=raw),
-        platform="ensemble",
-        max_batch_size=MAX_BATCH,
-        input=[_input(source), _input(wire.PRODUCT)],
-        output=[
-            _output(_patch_distances(backbone) if spec is wire.PATCH_DISTANCES else spec)
-            for spec in wire.INSPECTION_OUTPUTS
-        ],
-    )
-    steps = config.ensemble_scheduling.step
-    steps.append(
-        _step(
-            preprocess_name(backbone, raw=raw),
-            {source.name: source.name},
-            {PIXELS: PIXELS, IMAGE_SIZE: IMAGE_SIZE},
-        )
-    )
-    tokens = backbone.last_tokens.name
-    steps.append(_step(backbone.name, {PIXELS: PIXELS}, {tokens: "patch_tokens"}))
-    answers = [spec.name for spec in wire.INSPECTION_OUTPUTS if spec not in wire.MAP_OUTPUTS]
-    steps.append(
-        _step(
-            f"cosine_knn_{backbone.label}",
-            _same("patch_tokens", wire.PRODUCT.name, IMAGE_SIZE),
-            _same(*answers, DISTANCE_GRID, DEFECT_SETTINGS),
-        )
-    )
-    steps.append(
-        _step(
-            "anomaly_map",
-            _same(DISTANCE_GRID, IMAGE_SIZE, DEFECT_SETTINGS),
-            _same(*(spec.name for spec in wire.MAP_OUTPUTS)),
-        )
-    )
-    return config
-
-
 def config_text(config: pb.ModelConfig) -> str:
     """The config as ``config.pbtxt`` holds it."""
     text: str = text_format.MessageToString(config)
     return text
 
 
-def _patch_distances(backbone: BackboneModel) -> wire.TensorSpec:
+def patch_distances_spec(backbone: BackboneModel) -> wire.TensorSpec:
+    """The patch distances of an input size."""
     spec = wire.PATCH_DISTANCES
     return wire.TensorSpec(spec.name, spec.datatype, backbone.grid, spec.meaning)
-
-
-def _same(*names: str) -> dict[str, str]:
-    return {name: name for name in names}
 
 
 def _python_model(
@@ -295,8 +294,8 @@ def _python_model(
         name=name,
         backend="python",
         max_batch_size=MAX_BATCH if batches else 0,
-        input=[_input(spec) for spec in inputs],
-        output=[_output(spec) for spec in outputs],
+        input=[input_of(spec) for spec in inputs],
+        output=[output_of(spec) for spec in outputs],
         instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)],
         parameters={key: pb.ModelParameter(string_value=text) for key, text in parameters.items()},
     )
@@ -316,19 +315,13 @@ def _bound_queue(config: pb.ModelConfig) -> None:
     policy.max_queue_size = MAX_QUEUE_SIZE
 
 
-def _input(spec: wire.TensorSpec) -> pb.ModelInput:
+def input_of(spec: wire.TensorSpec) -> pb.ModelInput:
+    """An input of a model's config."""
     return pb.ModelInput(
         name=spec.name, data_type=_DTYPES[spec.datatype], dims=spec.shape, optional=spec.optional
     )
 
 
-def _output(spec: wire.TensorSpec) -> pb.ModelOutput:
+def output_of(spec: wire.TensorSpec) -> pb.ModelOutput:
+    """An output of a model's config."""
     return pb.ModelOutput(name=spec.name, data_type=_DTYPES[spec.datatype], dims=spec.shape)
-
-
-def _step(
-    model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]
-) -> pb.ModelEnsembling.Step:
-    return pb.ModelEnsembling.Step(
-        model_name=model, model_version=-1, input_map=inputs, output_map=outputs
-    )

@@ -79,7 +79,9 @@ def test_options_are_those_the_server_knows():
 def test_keys_of_a_change_are_those_the_server_knows():
     from product_changes import REGION_KEYS, THRESHOLD_KEYS
 
-    general = {"operation", "operator", "file", "offset", "session", "commit"}
+    general = {
+        "operation", "operator", "method", "file", "offset", "session", "commit", "activate",
+    }  # fmt: skip
     assert keys(wire.ManageKey) == general | set(THRESHOLD_KEYS) | set(REGION_KEYS)
 
 

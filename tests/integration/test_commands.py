@@ -197,6 +197,11 @@ def test_demo_does_the_main_job(tmp_path):
     assert "2.51.0" in result["server"]["version"]
     for key in ("weights_sha256", "onnx_sha256"):
         assert len(result[key]) == 64
+    trained = result["methods"]["l2bt"]
+    assert trained["image_auroc"] >= 0.80
+    assert (trained["num_references"], len(trained["images"])) == (32, 120)
+    assert trained["training"]["num_steps"] == 400
+    assert trained["training"]["final_loss"] < trained["training"]["first_loss"] / 4
     checks = result["checks"]
     assert checks["everything_but_backbone_is_less"] is True
     assert checks["everything_but_backbone_ms"] < checks["backbone_ms"]

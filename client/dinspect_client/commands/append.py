@@ -21,6 +21,9 @@ class AppendCommand:
         arguments.add_product(parser)
         arguments.add_images(parser, optional=True)
         arguments.add_good_images(parser)
+        arguments.add_only_method(
+            parser, "students are trained anew, on all images, with `dinspect train`"
+        )
         arguments.add_thresholds(parser, "default: found anew at the same rates, or as set by hand")
         arguments.add_no_activate(parser)
         arguments.add_operator(parser)

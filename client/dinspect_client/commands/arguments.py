@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dinspect_client.connection import DEFAULT_URL, is_host_port
-from dinspect_client.wire import parse_product
+from dinspect_client.wire import METHODS, Method, parse_product
 
 IMAGE_SCORES = ("mean_top1p", "mean_top1p_foreground", "max", "max_map")
 """Names of the image scores; a test holds them to the server's."""
+
+NO_STUDENTS = "students have no such file; `dinspect train` publishes them on each server"
+"""Why files of products are of ``anomaly_dino`` alone."""
 
 
 class WrongUse(Exception):  # noqa: N818  what argparse would say if it could
@@ -25,6 +28,33 @@ class WrongUse(Exception):  # noqa: N818  what argparse would say if it could
 def add_product(parser: argparse.ArgumentParser) -> None:
     """Declare ``PRODUCT``, a name without a version."""
     parser.add_argument("product", metavar="PRODUCT", help="name of the product")
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--method``."""
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default=Method.ANOMALY_DINO,
+        help="whose versions of the product: anomaly_dino, enrolled from images, or l2bt, trained "
+        "(default: %(default)s)",
+    )
+
+
+def add_only_method(parser: argparse.ArgumentParser, why: str) -> None:
+    """Declare ``--method`` for a subcommand that only ``anomaly_dino`` has, to refuse the others.
+
+    Args:
+        parser: Of the subcommand.
+        why: What is different about ``l2bt``, and what to do instead.
+    """
+
+    def only(text: str) -> str:
+        if text != Method.ANOMALY_DINO:
+            raise argparse.ArgumentTypeError(f"this is for {Method.ANOMALY_DINO} alone; {why}")
+        return text
+
+    parser.add_argument("--method", type=only, help=argparse.SUPPRESS)
 
 
 def add_images(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:

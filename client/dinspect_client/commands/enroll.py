@@ -40,6 +40,7 @@ class EnrollCommand:
         arguments.add_product(parser)
         arguments.add_images(parser)
         arguments.add_good_images(parser)
+        arguments.add_only_method(parser, "students are trained on images with `dinspect train`")
         _add_preprocessing(parser)
         _add_scoring(parser)
         arguments.add_thresholds(parser, "default: calibrated on the images, rates 5 % and 0")
@@ -88,7 +89,8 @@ def report_version(
         if note:
             print(note, file=sys.stderr)
     if args.no_activate:
-        (product,) = client.products(version.product)
+        products = client.products(version.product)
+        (product,) = (one for one in products if one.method == version.method)
         if product.current != version.version:
             print(
                 f"note: version {product.current} is still in force; `dinspect rollback "

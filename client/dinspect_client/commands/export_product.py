@@ -25,6 +25,7 @@ class ExportProductCommand:
             help="the version in force, as screw, or another, as screw@3",
         )
         parser.add_argument("file", metavar="FILE", type=Path, help="a ZIP file to write")
+        arguments.add_only_method(parser, arguments.NO_STUDENTS)
         parser.add_argument(
             "--overwrite", action="store_true", help="replace the file if there is one already"
         )

@@ -34,13 +34,14 @@ class HistoryCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare options and arguments."""
         arguments.add_product(parser)
+        arguments.add_method(parser)
         arguments.add_url(parser)
         arguments.add_json(parser)
 
     def run(self, args: argparse.Namespace) -> int:
         """Print two tables, or a JSON object; return 0."""
         with InspectionClient(args.url) as client:
-            history = client.history(args.product)
+            history = client.history(args.product, method=args.method)
         if args.json:
             print(json.dumps(history.to_dict()))
             return 0

@@ -19,6 +19,7 @@ class ImportProductCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare options and arguments."""
         parser.add_argument("file", metavar="FILE", type=Path, help="a file of export-product")
+        arguments.add_only_method(parser, arguments.NO_STUDENTS)
         parser.add_argument(
             "--name",
             metavar="PRODUCT",

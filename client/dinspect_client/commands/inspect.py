@@ -25,8 +25,9 @@ class InspectCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare options and arguments."""
         parser.add_argument(
-            "product", metavar="PRODUCT", help="an enrolled product, or one version: screw@3"
+            "product", metavar="PRODUCT", help="a product, or one version of it: screw@3"
         )
+        arguments.add_method(parser)
         arguments.add_images(parser)
         pictures = parser.add_mutually_exclusive_group()
         pictures.add_argument(
@@ -59,7 +60,9 @@ class InspectCommand:
         with InspectionClient(args.url) as client:
             for path, picture in zip(paths, pictures, strict=True):
                 try:
-                    inspection = client.inspect(args.product, path, with_map=picture is not None)
+                    inspection = client.inspect(
+                        args.product, path, method=args.method, with_map=picture is not None
+                    )
                 except InspectionError as error:
                     statuses.append(error.exit_status)
                     _report_failure(path, str(error), as_json=args.json)

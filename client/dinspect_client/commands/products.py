@@ -13,6 +13,7 @@ from dinspect_client.products import Product
 
 HEAD = (
     "PRODUCT",
+    "METHOD",
     "VERSION",
     "OF",
     "IMAGE",
@@ -29,7 +30,7 @@ HEAD = (
 class ProductsCommand:
     """``dinspect products``."""
 
-    help = "list the enrolled products"
+    help = "list the products, by each method that inspects them"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare options and arguments."""
@@ -56,6 +57,7 @@ def _table(products: Sequence[Product]) -> str:
         rows.append(
             (
                 product.name,
+                product.method,
                 str(product.current),
                 ",".join(map(str, product.versions)),
                 f"{width}x{height}",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dinspect_client.client import InspectionClient
 from dinspect_client.commands import arguments
 from dinspect_client.commands.in_force import version_in_force
-from dinspect_client.commands.text import describe_thresholds
+from dinspect_client.commands.text import describe_thresholds, title
 from dinspect_client.versions import ProductVersion
 
 
@@ -22,6 +22,7 @@ class RegionCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare options and arguments."""
         arguments.add_product(parser)
+        arguments.add_only_method(parser, "students inspect the whole image")
         roi = parser.add_mutually_exclusive_group()
         roi.add_argument(
             "--roi",
@@ -64,7 +65,8 @@ class RegionCommand:
             if given:
                 version = client.set_region(args.product, **given, operator=args.operator)
             else:
-                version = version_in_force(client, args.product)
+                # Every version by the default method is one: only those have a region.
+                version = cast(ProductVersion, version_in_force(client, args.product))
         if args.json:
             whole = version.to_dict()
             keys = ("product", "version", "image_size", "grid", "region", "threshold")
@@ -85,7 +87,7 @@ def _describe(version: ProductVersion) -> str:
         roi += f" without what mask {region.ignore_mask_sha256[:12]} ignores"
     area = region.min_defect_area_px
     lines = [
-        f"{version.product} version {version.version} is in force: {roi}, "
+        f"{title(version)} is in force: {roi}, "
         f"{region.num_inspected_patches} of {num_patches} patches",
         f"defects of {area} pixels or more count" if area else "defects of any size count",
         describe_thresholds(version),

@@ -7,7 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dinspect_client.versions import ProductVersion
+from dinspect_client.methods import called
+from dinspect_client.versions import ProductVersion, VersionRecord
+from dinspect_client.wire import Method
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -23,16 +25,26 @@ def plural(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def describe_version(version: ProductVersion) -> str:
+def method_option(method: str) -> str:
+    """What a command line says further for a method; nothing for the default one."""
+    return "" if method == Method.ANOMALY_DINO else f" --method {method}"
+
+
+def title(version: VersionRecord) -> str:
+    """What a line begins with that is about a version."""
+    return f"{called(version.product, version.method)} version {version.version}"
+
+
+def describe_version(version: VersionRecord) -> str:
     """One line on a version that was just made: from what, and how it decides."""
     return (
-        f"{version.product} version {version.version}: {plural(version.num_references, 'image')}, "
+        f"{title(version)}: {plural(version.num_references, 'image')}, "
         f"{version.num_patches} patches, {describe_thresholds(version)}, "
         f"inspected by {version.ensemble}"
     )
 
 
-def describe_thresholds(version: ProductVersion) -> str:
+def describe_thresholds(version: VersionRecord) -> str:
     """The thresholds of a version, and where they come from."""
     text = f"threshold {version.threshold:.4g} ({version.calibration.method})"
     if version.normal_below < version.threshold:
@@ -40,7 +52,7 @@ def describe_thresholds(version: ProductVersion) -> str:
     return text
 
 
-def threshold_note(version: ProductVersion) -> str:
+def threshold_note(version: VersionRecord) -> str:
     """Say when thresholds rest on fewer scores than their rates can be read from; else nothing."""
     calibration = version.calibration
     rate, num_scores = calibration.false_positive_rate, len(calibration.reference_scores)

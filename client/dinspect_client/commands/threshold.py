@@ -10,8 +10,8 @@ from typing import Any
 from dinspect_client.client import InspectionClient
 from dinspect_client.commands import arguments
 from dinspect_client.commands.in_force import version_in_force
-from dinspect_client.commands.text import describe_thresholds, plural, threshold_note
-from dinspect_client.versions import ProductVersion
+from dinspect_client.commands.text import describe_thresholds, plural, threshold_note, title
+from dinspect_client.versions import VersionRecord
 
 
 class ThresholdCommand:
@@ -22,6 +22,7 @@ class ThresholdCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare options and arguments."""
         arguments.add_product(parser)
+        arguments.add_method(parser)
         upper = parser.add_mutually_exclusive_group()
         upper.add_argument(
             "--set",
@@ -58,9 +59,11 @@ class ThresholdCommand:
         chosen = arguments.chosen_thresholds(args)
         with InspectionClient(args.url) as client:
             if all(value is None for value in chosen.values()):
-                version = version_in_force(client, args.product)
+                version = version_in_force(client, args.product, args.method)
             else:
-                version = client.set_thresholds(args.product, **chosen, operator=args.operator)
+                version = client.set_thresholds(
+                    args.product, **chosen, method=args.method, operator=args.operator
+                )
         if args.json:
             print(json.dumps(_to_dict(version)))
         else:
@@ -71,10 +74,9 @@ class ThresholdCommand:
         return 0
 
 
-def _describe(version: ProductVersion) -> str:
+def _describe(version: VersionRecord) -> str:
     calibration = version.calibration
-    text = f"{version.product} version {version.version} is in force: "
-    text += describe_thresholds(version)
+    text = f"{title(version)} is in force: {describe_thresholds(version)}"
     if calibration.false_positive_rate is not None:
         text += (
             f"; of good parts {calibration.false_positive_rate:.3g} may be anomalous and "
@@ -89,7 +91,7 @@ def _describe(version: ProductVersion) -> str:
     return text
 
 
-def _to_dict(version: ProductVersion) -> dict[str, Any]:
+def _to_dict(version: VersionRecord) -> dict[str, Any]:
     whole = version.to_dict()
     keys = ("product", "version", "threshold", "normal_below", "defect_threshold", "calibration")
     return {key: whole[key] for key in keys}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defect_regions import DefectRegion, brought_to, defect_regions
-from map_operator import anomaly_map
+from map_operator import MapRule, anomaly_map
 from refusals import InspectionRefused
 from triton_requests import answer_each, array, start, tensor, text_tensor
 from wire import ANOMALY_MAP, DEFECT_REGIONS
@@ -34,27 +34,33 @@ class TritonPythonModel:
                 f"one request asks for maps of images of {len(set(sizes))} different sizes, which "
                 "one tensor cannot hold; send them as separate requests"
             )
-        grids = array(request, "distance_grid")
-        maps = np.stack([anomaly_map(grid, size) for grid, size in zip(grids, sizes, strict=True)])
-        found = [
-            json.dumps([asdict(region) for region in _regions(grid, map_, settings)])
-            for grid, map_, settings in zip(
-                grids, maps, array(request, "defect_settings"), strict=True
-            )
-        ]
+        maps, found = [], []
+        for grid, size, numbers in zip(
+            array(request, "distance_grid"), sizes, array(request, "map_settings"), strict=True
+        ):
+            map_, regions = _map_and_regions(grid, size, [float(number) for number in numbers])
+            maps.append(map_)
+            found.append(json.dumps([asdict(region) for region in regions]))
         return [
-            tensor(ANOMALY_MAP.name, maps, np.float32),
+            tensor(ANOMALY_MAP.name, np.stack(maps), np.float32),
             text_tensor(DEFECT_REGIONS.name, found, shape=(len(found), 1)),
         ]
 
 
-def _regions(
-    grid: NDArray[np.float32], map_: NDArray[np.float32], settings: NDArray[np.float32]
-) -> list[DefectRegion]:
-    """Defects as the product's references would show them, in pixels of the inspected image."""
-    limit, area, height, width = settings
-    size = (int(height), int(width))
-    if map_.shape == size:
-        return defect_regions(map_, float(limit), int(area))
-    found = defect_regions(anomaly_map(grid, size), float(limit), int(area))
-    return brought_to(found, size, map_)
+def _map_and_regions(
+    grid: NDArray[np.float32], size: tuple[int, int], numbers: list[float]
+) -> tuple[NDArray[np.float32], list[DefectRegion]]:
+    """The map of an image, and the defects as the product's references would show them.
+
+    Args:
+        grid: ``(rows, columns)`` float32 patch distances.
+        size: Height and width of the image in pixels.
+        numbers: As `scored_tensors` puts them together.
+    """
+    limit, area, height, width = numbers[:4]
+    rule, reference_size = MapRule.from_numbers(*numbers[4:]), (int(height), int(width))
+    map_ = anomaly_map(grid, size, rule)
+    if size == reference_size:
+        return map_, defect_regions(map_, limit, int(area))
+    found = defect_regions(anomaly_map(grid, reference_size, rule), limit, int(area))
+    return map_, brought_to(found, reference_size, map_)

@@ -10,19 +10,11 @@ from numpy.typing import NDArray
 
 from bank_cache import BankCache
 from bank_store import BankStore
-from bundle import Bundle
+from map_operator import ANOMALY_DINO_MAP
 from nearest_neighbours import search_precision
-from patch_scoring import Scored
-from triton_requests import answer_each, array, start, tensor, texts
-from wire import (
-    ANOMALY_SCORE,
-    BUNDLE_VERSION,
-    NORMAL_BELOW,
-    PATCH_DISTANCES,
-    PRODUCT,
-    THRESHOLD,
-    VERDICT,
-)
+from scored_tensors import Answer, scored_tensors
+from triton_requests import answer_each, array, start, texts
+from wire import PRODUCT
 
 
 class TritonPythonModel:
@@ -51,33 +43,13 @@ class TritonPythonModel:
             self._score(product, image, size)
             for product, image, size in zip(texts(request, PRODUCT), tokens, sizes, strict=True)
         ]
-        bundles, scored = [bundle for bundle, _ in answers], [one for _, one in answers]
-        distances = np.stack([one.distances for one in scored])
-        return [
-            _column(ANOMALY_SCORE.name, [one.anomaly_score for one in scored], np.float32),
-            _column(THRESHOLD.name, [bundle.threshold for bundle in bundles], np.float32),
-            _column(NORMAL_BELOW.name, [bundle.normal_below for bundle in bundles], np.float32),
-            _column(VERDICT.name, [one.verdict for one in scored], np.int32),
-            _column(BUNDLE_VERSION.name, [bundle.version for bundle in bundles], np.int64),
-            tensor(PATCH_DISTANCES.name, distances, np.float32),
-            # The same numbers under a second name: a tensor that is both an ensemble's output and
-            # a later step's input is pruned when a client asks for the map alone.
-            tensor("distance_grid", distances, np.float32),
-            tensor(
-                "defect_settings",
-                [(b.defect_threshold, b.region.min_defect_area_px, *b.image_size) for b in bundles],
-                np.float32,
-            ),
-        ]
+        return scored_tensors(answers)
 
     def _score(
         self, product: str, tokens: NDArray[np.float32], image_size: tuple[int, int]
-    ) -> tuple[Bundle, Scored]:
+    ) -> Answer:
         """Score one image, and hold on to no bank that the next one's may push out of memory."""
         scorer = self.cache.get(product)
-        return scorer.bundle, scorer.score(tokens, image_size)
-
-
-def _column(name: str, values: list[Any], dtype: Any) -> Any:
-    """One number per image."""
-    return tensor(name, np.array(values)[:, None], dtype)
+        scored = scorer.score(tokens, image_size)
+        area_px = scorer.bundle.region.min_defect_area_px
+        return Answer(scorer.bundle, scored, ANOMALY_DINO_MAP, area_px)

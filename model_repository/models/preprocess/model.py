@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from image_preparation import backbone_pixels, decode_image
+from image_preparation import backbone_pixels, decode_image, padded_pixels
 from refusals import InspectionRefused
 from triton_requests import answer_each, array, start, tensor
 from wire import IMAGE, IMAGE_RGB
+
+_PREPARATIONS = {"pixels": backbone_pixels, "pixels_padded": padded_pixels}
+"""AnomalyDINO's and L2BT's."""
 
 
 class TritonPythonModel:
@@ -29,10 +32,15 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> list[Any]:
         images = self._images(request)
-        return [
-            tensor("pixels", np.stack([backbone_pixels(i, self.grid) for i in images]), np.uint8),
-            tensor("image_size", [image.shape[:2] for image in images], np.int32),
+        # Inside an ensemble only what its step maps is asked for: one of the two.
+        wanted = request.requested_output_names()
+        outputs = [
+            tensor(name, np.stack([prepare(image, self.grid) for image in images]), np.uint8)
+            for name, prepare in _PREPARATIONS.items()
+            if name in wanted
         ]
+        sizes = [image.shape[:2] for image in images]
+        return [*outputs, tensor("image_size", sizes, np.int32)]
 
     def _images(self, request: Any) -> list[NDArray[np.uint8]]:
         if self.raw:

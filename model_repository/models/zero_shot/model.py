@@ -142,11 +142,5 @@ def _report(batch: Batch, index: int) -> dict[str, Any]:
         "num_images": len(batch.members),
         "num_bank_patches": batch.num_bank_patches,
         "num_nearest": batch.num_nearest,
-        "backbone": {
-            "name": served.name,
-            "onnx_sha256": served.onnx_sha256,
-            "weights_sha256": served.weights_sha256,
-            "file_sha256": served.file_sha256,
-            **batch.runtime,
-        },
+        "backbone": served.identity() | batch.runtime,
     }

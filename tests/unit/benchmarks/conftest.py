@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dinspect_bench.datasets import DemoSplit
 from dinspect_bench.environment import describe_environment
 from dinspect_bench.gallery import Picture, choose_sections, files_of
 from dinspect_bench.latency import LatencySamples, SingleStreamRun, summarize
-from dinspect_bench.result import Enrolled, InspectedImage, Provenance, build_result
+from dinspect_bench.result import Enrolled, InspectedImage, Provenance, TrainedMethod, build_result
 from dinspect_bench.statistics import ServerTimes, StepTimes
 from dinspect_client.wire import Verdict
 
@@ -74,7 +75,7 @@ def provenance():
         onnx_sha256="cd" * 32,
         export_max_cosine_distance=2e-6,
         environment=describe_environment(),
-        seconds={"export": 12.5, "start": 3.0},
+        seconds={"export": 12.5, "start": 3.0, "train": 61.0},
     )
 
 
@@ -84,8 +85,18 @@ def enrolled():
 
 
 @pytest.fixture
-def result(split, enrolled, images, latency, provenance):
-    return build_result(split, enrolled, images, latency, provenance)
+def l2bt(images):
+    trained = Enrolled("solar-mono", 1, "l2bt_solar-mono_448", 2 * THRESHOLD, 4, 4096)
+    doubled = [replace(image, score=2 * image.score) for image in images]
+    training = {
+        "epochs": 50, "learning_rate": 1e-4, "seed": 115, "first_loss": 2.0, "final_loss": 0.25,
+    }  # fmt: skip
+    return TrainedMethod(trained, doubled, training)
+
+
+@pytest.fixture
+def result(split, enrolled, images, latency, l2bt, provenance):
+    return build_result(split, enrolled, images, latency, l2bt, provenance)
 
 
 @pytest.fixture

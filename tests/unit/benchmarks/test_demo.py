@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dinspect_bench import demo
+from dinspect_bench import demo, inspected_split
 from dinspect_bench.commands import DemoCommand
 from dinspect_bench.demo import DemoSettings, run_demo
 from dinspect_bench.errors import BenchmarkError, DatasetError, DemoError, MissingDependencyError
@@ -75,10 +75,10 @@ def test_a_failed_demo_leaves_no_result_of_an_earlier_one(tmp_path, monkeypatch)
 def test_only_the_bundle_just_enrolled_may_answer(enrolled, version, threshold, accepted):
     answer = SimpleNamespace(bundle_version=version, threshold=threshold)
     if accepted:
-        demo._check_bundle("images/a.png", answer, enrolled)
+        inspected_split._check_bundle("images/a.png", answer, enrolled)
     else:
         with pytest.raises(DemoError, match=r"images/a\.png was answered by version"):
-            demo._check_bundle("images/a.png", answer, enrolled)
+            inspected_split._check_bundle("images/a.png", answer, enrolled)
 
 
 def test_stages_are_numbered_and_timed():

@@ -166,7 +166,7 @@ def test_warm_up_is_sent_before_the_first_reading_and_timed_by_nobody(monkeypatc
             raise StatisticsError("restricted")
 
     class Client:
-        def inspect(self, product, image, *, with_map):
+        def inspect(self, product, image, *, method, with_map):
             events.append("inspect")
 
     monkeypatch.setattr("dinspect_bench.latency.StatisticsReader", Reader)
@@ -176,3 +176,21 @@ def test_warm_up_is_sent_before_the_first_reading_and_timed_by_nobody(monkeypatc
     assert events == ["inspect", "inspect", "read", "inspect", "inspect", "inspect", "read"]
     assert found.summary.count == 3
     assert (found.server, found.server_unavailable) == (None, "restricted")
+
+
+@pytest.mark.parametrize(
+    ("options", "method"), [({}, "anomaly_dino"), ({"method": "l2bt"}, "l2bt")]
+)
+def test_every_inspection_is_by_the_method_that_is_measured(options, method):
+    asked = []
+
+    class Client:
+        def inspect(self, product, image, **options):
+            asked.append((product, image, options))
+
+    measure_single_stream(
+        Client(), "localhost:1", "screw", [b"a", b"b"],
+        ensemble="e", num_samples=2, num_warmup=1, with_map=False, **options,
+    )  # fmt: skip
+    expected = {"method": method, "with_map": False}
+    assert asked == [("screw", image, expected) for image in (b"a", b"a", b"b")]

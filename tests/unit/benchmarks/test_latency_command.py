@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from dinspect_bench import latency_command
+from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.latency import LatencySamples, SingleStreamRun
 from dinspect_bench.latency_command import build_parser, format_report, main
 
@@ -37,6 +39,24 @@ def test_defaults_are_a_hundred_samples_with_map():
     args = build_parser().parse_args(["--product", "screw", "a.png", "b.png"])
     assert (args.samples, args.warmup, args.no_map, args.json) == (100, 10, False, False)
     assert len(args.images) == 2
+    assert args.method == "anomaly_dino"
+
+
+class TwoMethods:
+    """A server with one product of both methods and one of L2BT's alone."""
+
+    def products(self):
+        listed = (("screw", "anomaly_dino", "anomaly_dino_448"), ("screw", "l2bt", "l2bt_screw_448"),
+                  ("nut", "l2bt", "l2bt_nut_448"))  # fmt: skip
+        return [SimpleNamespace(name=n, method=m, ensemble=e) for n, m, e in listed]
+
+
+def test_ensemble_is_the_methods_own():
+    find = latency_command._ensemble_of
+    assert find(TwoMethods(), "screw@3", "anomaly_dino") == "anomaly_dino_448"
+    assert find(TwoMethods(), "screw", "l2bt") == "l2bt_screw_448"
+    with pytest.raises(BenchmarkError, match="'nut' is inspected by anomaly_dino.* are: screw"):
+        find(TwoMethods(), "nut", "anomaly_dino")
 
 
 def test_tables_hold_every_figure(latency):

@@ -97,12 +97,20 @@ def test_every_plot_has_a_title_and_every_image_a_dot(result, pictures):
     html = render(result, pictures)
     page = Page(html)
     plots = page.all("svg")
-    assert len(plots) == 4
-    titles = {attributes.get("id") for attributes in page.all("title")}
-    assert all(plot["role"] == "img" and plot["aria-labelledby"] in titles for plot in plots)
+    assert len(plots) == 6
+    titles = [attributes["id"] for attributes in page.all("title") if "id" in attributes]
+    assert sorted(plot["aria-labelledby"] for plot in plots) == sorted(titles)
+    assert len(set(titles)) == 6
+    assert all(plot["role"] == "img" for plot in plots)
     dots = [a for a in page.all("circle") if a["class"].startswith("dot")]
-    assert len(dots) == 20
-    assert sum("off" in a["class"].split() for a in dots) == 4
+    assert len(dots) == 40
+    assert sum("off" in a["class"].split() for a in dots) == 8
+
+
+def test_both_methods_stand_side_by_side(result, pictures):
+    words = Page(render(result, pictures)).words
+    for phrase in ("The same cells by L2BT", "AnomalyDINO 0.920", "L2BT 0.920", "2.000 → 0.250"):
+        assert phrase in words
 
 
 def test_names_are_text_and_never_markup(result, pictures):

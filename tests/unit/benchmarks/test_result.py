@@ -64,37 +64,50 @@ def test_everything_but_the_backbone_counts_all_waiting_against_the_rest(result)
 
 
 def test_overlapping_steps_count_by_the_table_when_that_is_worse(
-    split, enrolled, images, latency, provenance
+    split, enrolled, images, latency, l2bt, provenance
 ):
     # The steps come to 92 ms of a request that took the server 90: they overlap.
     summary = replace(latency.summary, mean=92.0)
     server = replace(latency.server, total_ms=90.0)
     run = SingleStreamRun(latency.samples, summary, server)
-    result = build_result(split, enrolled, images, run, provenance)
+    result = build_result(split, enrolled, images, run, l2bt, provenance)
     assert result["latency_by_step_ms"]["between_steps"] == pytest.approx(-2.0)
     # Other steps 21, the backbone's queue 1, transport 2; the client's mean would say 22.
     assert result["checks"]["everything_but_backbone_ms"] == pytest.approx(24.0)
 
 
-def test_a_slow_rest_is_admitted(split, enrolled, images, latency, provenance):
+def test_a_slow_rest_is_admitted(split, enrolled, images, latency, l2bt, provenance):
     slow = tuple(3 * ns for ns in latency.samples.succeeded_ns)
     samples = replace(latency.samples, succeeded_ns=slow)
     summary = replace(latency.summary, mean=300.0)
     run = SingleStreamRun(samples, summary, latency.server)
-    checks = build_result(split, enrolled, images, run, provenance)["checks"]
+    checks = build_result(split, enrolled, images, run, l2bt, provenance)["checks"]
     assert checks["everything_but_backbone_is_less"] is False
 
 
-def test_without_the_servers_times_there_is_no_result(split, enrolled, images, latency, provenance):
+def test_without_the_servers_times_there_is_no_result(
+    split, enrolled, images, latency, l2bt, provenance
+):
     blind = replace(latency, server=None, server_unavailable="restricted")
     with pytest.raises(DemoError, match="restricted"):
-        build_result(split, enrolled, images, blind, provenance)
+        build_result(split, enrolled, images, blind, l2bt, provenance)
 
 
-def test_a_threshold_that_is_no_number_is_refused(split, enrolled, images, latency, provenance):
+def test_a_threshold_that_is_no_number_is_refused(
+    split, enrolled, images, latency, l2bt, provenance
+):
     broken = replace(enrolled, threshold=float("inf"))
     with pytest.raises(DemoError, match="threshold"):
-        build_result(split, broken, images, latency, provenance)
+        build_result(split, broken, images, latency, l2bt, provenance)
+
+
+def test_both_methods_are_counted_on_the_same_cells(result):
+    methods = result["methods"]
+    assert set(methods) == {"anomaly_dino", "l2bt"}
+    assert methods["l2bt"]["image_auroc"] == methods["anomaly_dino"]["image_auroc"]
+    assert methods["l2bt"]["threshold"] == 2 * methods["anomaly_dino"]["threshold"]
+    assert methods["l2bt"]["ensemble"] == "l2bt_solar-mono_448"
+    assert methods["l2bt"]["training"]["final_loss"] == 0.25
 
 
 def test_json_refuses_what_it_cannot_say():

@@ -8,6 +8,8 @@ from tritonclient.utils import InferenceServerException
 from dinspect_bench.errors import StatisticsError
 from dinspect_bench.served import runtime_from_json, server_errors
 from dinspect_bench.statistics import (
+    ServerTimes,
+    StepTimes,
     difference,
     ensemble_steps,
     settled_snapshot,
@@ -136,6 +138,18 @@ def test_no_request_in_between_is_an_error():
 def test_readings_of_different_ensembles_do_not_mix():
     with pytest.raises(StatisticsError, match="one ensemble"):
         difference(taken(BEFORE), taken(AFTER, steps=STEPS[:3]))
+
+
+def test_steps_of_l2bt_are_found_by_their_beginnings():
+    names = ("preprocess_1036", "dinov2_vitb14_1036", "students_1036", "anomaly_map")
+    steps = tuple(StepTimes(name, 1, 0.0, 0.0, 1.0, 0.0) for name in names)
+    times = ServerTimes("l2bt_backbone-plate_1036", 1, 5.0, steps)
+    assert times.backbone() is steps[1]
+    assert times.step("students") is steps[2]
+    with pytest.raises(StatisticsError, match=r"one step called cosine_knn\.\.\., it has: preproc"):
+        times.step("cosine_knn")
+    with pytest.raises(StatisticsError, match="one step called dinov2 or students"):
+        times.step("dinov2", "students")
 
 
 def test_an_ensemble_without_one_backbone_is_refused():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
+from pathlib import Path
 
 import pytest
 
 from dinspect_bench import products_study
 from dinspect_bench.bank_study import bank_cases, format_banks
+from dinspect_bench.commands import StudyCommand
 from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.products_study import format_products
 from dinspect_bench.shots_study import format_shots
@@ -41,9 +45,12 @@ def test_shots_are_means_and_deviations_over_the_seeds():
     assert "solar-mono: the mean AUROC rises with every step." in table
 
 
-def test_shots_say_where_the_mean_falls():
+def test_shots_say_where_the_mean_does_not_rise():
     table = format_shots([shot("poly", 0, n, a) for n, a in ((1, 0.7), (2, 0.65), (4, 0.8))])
-    assert "solar-poly: the mean AUROC falls from 1 to 2 shots (0.700 to 0.650)" in table
+    assert (
+        "solar-poly: the mean AUROC does not rise from 1 to 2 shots (0.700 to 0.650), "
+        "and rises elsewhere." in table
+    )
 
 
 def bank_record(product, p50_ms, auroc, score_error=None):
@@ -122,3 +129,38 @@ def test_tables_say_on_what_they_were_measured(format_one):
         ],
     }[format_one]  # fmt: skip
     assert re.search(r"Measured by `dinspect study [a-z-]+` on \d+ cores of ", format_one(records))
+
+
+@pytest.mark.parametrize(
+    ("study", "module", "table"),
+    [
+        ("shots", "shots_study", "shots.md"),
+        ("banks", "bank_study", "banks.md"),
+        ("products", "products_study", "products.md"),
+        ("zero-shot", "zero_shot_study", "zero-shot.md"),
+        ("l2bt-shots", "l2bt_shots_study", "l2bt_shots.md"),
+        ("training", "training_study", "training.md"),
+    ],
+)
+def test_command_runs_the_study_that_is_named(monkeypatch, capsys, study, module, table):
+    asked = []
+
+    def run(*paths, **options):
+        asked.append((paths, options))
+        return "the page"
+
+    name = f"run_{module}"
+    assert callable(getattr(importlib.import_module(f"dinspect_bench.{module}"), name))
+    monkeypatch.setattr(f"dinspect_bench.{module}.{name}", run)
+    parser = argparse.ArgumentParser()
+    command = StudyCommand()
+    command.add_arguments(parser)
+    assert command.run(parser.parse_args([study, "--artefacts", "made"])) == 0
+    assert command.run(parser.parse_args([study, "--quick", "--output", "page.md"])) == 0
+    (whole, nothing), (quick, options) = asked
+    assert whole[-1] == Path("docs/results") / table
+    assert quick[-1] == Path("page.md")
+    assert whole[:-1] in [(Path("made"),), ()]  # of those that make their own artefacts
+    assert nothing == {}
+    assert options
+    assert capsys.readouterr().out == "the page\n" * 2

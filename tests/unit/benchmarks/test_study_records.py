@@ -4,13 +4,21 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.resident_memory import PeakMemory, model_process
-from dinspect_bench.study_records import RecordFile, markdown_table, own_server
+from dinspect_bench.study_records import (
+    RecordFile,
+    bank_of,
+    markdown_table,
+    mean_std,
+    own_server,
+    rise_remark,
+)
 
 _ALLOCATES = """
 import sys
@@ -51,6 +59,31 @@ def test_figure_that_is_no_number_is_never_recorded(tmp_path):
 def test_table_is_markdown():
     table = markdown_table(["a", "b"], [["1", "2"], ["3", "4"]])
     assert table == "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |\n"
+
+
+def test_mean_of_one_record_has_no_deviation():
+    assert mean_std([{"auroc": 0.75}], "auroc") == "0.750"
+    assert mean_std([{"auroc": 0.5}, {"auroc": 1.0}], "auroc", 1) == "0.8 ± 0.4"
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ([0.6, 0.7, 0.8], "cell: the mean AUROC rises with every step."),
+        ([0.6, 0.6, 0.8], "does not rise from 1 to 2 shots (0.600 to 0.600), and rises elsewhere."),
+        ([0.6, 0.5, 0.4], "(0.600 to 0.500); from 2 to 4 shots (0.500 to 0.400)."),
+        ([0.6], "cell: one number of shots does not show whether the mean AUROC rises."),
+    ],
+)
+def test_remark_says_what_the_means_do(means, said):
+    assert rise_remark("cell", [1, 2, 4][: len(means)], means, "shots").endswith(said)
+
+
+def test_bank_is_that_of_anomaly_dino_whatever_else_inspects_the_product():
+    students, bank = SimpleNamespace(method="l2bt"), SimpleNamespace(method="anomaly_dino")
+    assert bank_of(SimpleNamespace(products=lambda name: [students, bank]), "cell") is bank
+    with pytest.raises(BenchmarkError, match="product cell has no memory bank; enrol it first"):
+        bank_of(SimpleNamespace(products=lambda name: [students]), "cell")
 
 
 def test_study_without_artefacts_says_where_they_come_from(tmp_path):

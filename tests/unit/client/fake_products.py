@@ -15,6 +15,7 @@ AT = "2026-01-01T00:00:00+00:00"
 def product_report(name: str, **changes: Any) -> dict[str, Any]:
     report = {
         "product": name,
+        "method": "anomaly_dino",
         "current": 3,
         "versions": [1, 2, 3],
         "ensemble": ENSEMBLE,
@@ -127,9 +128,11 @@ def change_line(
 
 
 class FakeProducts:
-    """Answers ``manage`` as the server does, from what it holds in memory.
+    """Answers ``manage`` as the server does for one method, from what it holds in memory.
 
     Attributes:
+        names: Names of a version's files.
+        digest_key: Where a version's record has the digest of the second one.
         versions: Records by product and version.
         files: Contents of a version's files by ``(product, version)``.
         current: The version in force by product.
@@ -138,6 +141,9 @@ class FakeProducts:
         imports: Files of open imports by session.
     """
 
+    names = wire.VERSION_FILES
+    digest_key = "bank_sha256"
+
     def __init__(self) -> None:
         self.versions: dict[str, dict[int, dict[str, Any]]] = {}
         self.files: dict[tuple[str, int], dict[str, bytes]] = {}
@@ -145,6 +151,9 @@ class FakeProducts:
         self.changes: list[dict[str, Any]] = []
         self.part_bytes = 1000
         self.imports: dict[str, dict[str, bytearray]] = {}
+        self._fill()
+
+    def _fill(self) -> None:
         first = version_report("screw", 1)
         for number, action in ((1, "enrolled"), (2, "appended"), (3, "thresholds")):
             made = first["change"] | {"action": action, "from_version": number - 1 or None}
@@ -152,17 +161,24 @@ class FakeProducts:
             self.add(report, b"bank %d " % number * 400, b"parts" * 300, action)
 
     def add(
-        self, report: dict[str, Any], bank: bytes, parts: bytes, action: str = "enrolled"
+        self,
+        report: dict[str, Any],
+        bank: bytes,
+        parts: bytes,
+        action: str = "enrolled",
+        *,
+        activate: bool = True,
     ) -> dict[str, Any]:
-        """Keep a version with its files and put it in force."""
-        digests = {"bank_sha256": sha256(bank), "good_parts_sha256": sha256(parts)}
+        """Keep a version with its files."""
+        digests = {self.digest_key: sha256(bank), "good_parts_sha256": sha256(parts)}
         report = report | digests
         product, number = report["product"], report["version"]
         self.versions.setdefault(product, {})[number] = report
         contents = (json.dumps(report).encode(), bank, parts)
-        self.files[product, number] = dict(zip(wire.VERSION_FILES, contents, strict=True))
-        self.current[product] = number
-        self.changes.append(change_line(action, number, product=product))
+        self.files[product, number] = dict(zip(self.names, contents, strict=True))
+        if activate:
+            self.current[product] = number
+        self.changes.append(change_line(action, number, product=product, in_force=activate))
         return report
 
     def manage(self, reference: str, asked: dict[str, Any], content: bytes):
@@ -173,8 +189,8 @@ class FakeProducts:
         """
         name, number = wire.parse_product(reference)
         operation = asked["operation"]
-        if operation == wire.ManageOperation.IMPORT:
-            return self._import(name, asked, content)
+        if operation in (wire.ManageOperation.IMPORT, wire.ManageOperation.PUBLISH):
+            return getattr(self, f"_{operation}")(name, asked, content)
         if name not in self.versions:
             raise ValueError(f"unknown product '{name}'")
         if number is not None and number not in self.versions[name]:
@@ -223,7 +239,7 @@ class FakeProducts:
         base = self.versions[name][self.current[name]]
         number = max(self.versions[name]) + 1
         files = self.files[name, base["version"]]
-        _, bank, parts = (files[one] for one in wire.VERSION_FILES)
+        _, bank, parts = (files[one] for one in self.names)
         made = base["change"] | {"action": action, "from_version": base["version"]}
         fields = fields | {"version": number, "change": made}
         report = self.add(base | fields, bank, parts, action)
@@ -235,7 +251,8 @@ class FakeProducts:
         part = file[asked["offset"] : asked["offset"] + self.part_bytes]
         return number, {"product": name, "file_bytes": len(file)}, part
 
-    def _import(self, name, asked, content):
+    def _gather(self, asked, content, names):
+        """Files of a session with this part; None while more follow."""
         files = self.imports.setdefault(asked["session"], {})
         file = files.setdefault(asked["file"], bytearray())
         if len(file) != asked["offset"]:
@@ -243,9 +260,18 @@ class FakeProducts:
             raise ValueError(f"{asked['file']} has {len(file)} bytes so far")
         file += content
         if not asked["commit"]:
-            return 0, {"product": name, "received": len(file)}, b""
+            return None
         del self.imports[asked["session"]]
-        record, bank, parts = (bytes(files[one]) for one in wire.VERSION_FILES)
+        return [bytes(files[one]) for one in names]
+
+    def _received(self, name, asked, content):
+        return 0, {"product": name, "received": asked["offset"] + len(content)}, b""
+
+    def _import(self, name, asked, content):
+        files = self._gather(asked, content, wire.VERSION_FILES)
+        if files is None:
+            return self._received(name, asked, content)
+        record, bank, parts = files
         number = max(self.versions.get(name, {0: {}})) + 1
         told = json.loads(record)
         change = told["change"] | {"action": "imported", "origin": f"{told['product']}@1"}

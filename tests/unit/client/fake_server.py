@@ -20,6 +20,7 @@ import cv2
 import grpc
 import numpy as np
 from fake_products import ENSEMBLE, FakeProducts, product_report, sha256, version_report
+from fake_students import STUDENTS_ENSEMBLE, FakeStudents
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
@@ -28,6 +29,7 @@ from dinspect_client import wire
 __all__ = ["ENSEMBLE", "product_report", "version_report"]
 
 GRID = (4, 5)
+PATCH_TOKENS = wire.patch_tokens_model("448")
 UNBATCHED = (
     (wire.ENROLL_MODEL, wire.ENROLL_INPUTS, wire.ENROLL_OUTPUTS),
     (wire.PRODUCTS_MODEL, wire.PRODUCTS_INPUTS, wire.PRODUCTS_OUTPUTS),
@@ -61,8 +63,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         models: What is served: inputs and outputs by name.
         not_ready: Models that answer readiness with no.
         faults: By model, what to answer instead.
-        products: Reports by product name, as `products` lists them.
-        store: What `manage` works on.
+        products: Reports as `products` lists them.
+        store: What `manage` works on for anomaly_dino.
+        students: What it works on for l2bt.
+        tokens: By block, the patch tokens of any image.
         staged: Names, digests and roles of an enrolment's or batch's images by session.
         closed: Sessions of zero-shot batches that were closed.
         outputs: Values of the next inspections, in the shape of one item.
@@ -76,6 +80,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.models = {
             ENSEMBLE: ensemble_metadata(wire.IMAGE),
             ENSEMBLE + "_raw": ensemble_metadata(wire.IMAGE_RGB),
+            STUDENTS_ENSEMBLE: ensemble_metadata(wire.IMAGE),
+            STUDENTS_ENSEMBLE + "_raw": ensemble_metadata(wire.IMAGE_RGB),
+            PATCH_TOKENS: (
+                {"image": "BYTES"},
+                {"patch_tokens_8": "FP32", "patch_tokens_12": "FP32", "image_size": "INT32"},
+            ),
             **{
                 name: (
                     {spec.name: spec.datatype for spec in inputs},
@@ -88,6 +98,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.faults: dict[str, Fault] = {}
         self.products = {"screw": product_report("screw")}
         self.store = FakeProducts()
+        self.students = FakeStudents()
+        self.tokens = {n: n + np.arange(12.0).reshape(4, 3) / 16 for n in (8, 12)}
         self.staged: dict[str, list[tuple[str, str, str]]] = {}
         self._turn = threading.Lock()  # one request after the other, as by one instance of a model
         self.closed: list[str] = []
@@ -156,11 +168,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             wire.ENROLL_MODEL: self._enroll,
             wire.MANAGE_MODEL: self._manage,
             wire.ZERO_SHOT_MODEL: self._zero_shot,
+            PATCH_TOKENS: self._patch_tokens,
         }
 
     def _list_products(self, inputs: Tensors) -> Tensors:
         name = inputs["product"][0].decode()
-        reports = [self.products[key] for key in self.products if name in ("", key)]
+        reports = [one for one in self.products.values() if name in ("", one["product"])]
         return {"products": bytes_array(json.dumps(reports))}
 
     def _stage(self, options: dict[str, Any], images: np.ndarray) -> int:
@@ -200,7 +213,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def _manage(self, inputs: Tensors) -> Tensors:
         content = inputs["content"][0] if "content" in inputs else b""
         asked = json.loads(inputs["request"][0])
-        version, report, found = self.store.manage(inputs["product"][0].decode(), asked, content)
+        store = {"anomaly_dino": self.store, "l2bt": self.students}[
+            asked.get("method", "anomaly_dino")
+        ]
+        version, report, found = store.manage(inputs["product"][0].decode(), asked, content)
         return {
             "bundle_version": np.array([version]),
             "report": bytes_array(json.dumps(report)),
@@ -243,6 +259,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "anomaly_map": ramp,
         }
         return outputs, report
+
+    def _patch_tokens(self, inputs: Tensors) -> Tensors:
+        tokens = {f"patch_tokens_{n}": tokens[np.newaxis] for n, tokens in self.tokens.items()}
+        return tokens | {"image_size": np.array([[48, 64]], np.int32)}
 
     def _inspect(self, inputs: Tensors) -> Tensors:
         if "image_rgb" in inputs:
@@ -295,7 +315,7 @@ def encode_response(
             *wire.PRODUCTS_OUTPUTS,
             *wire.MANAGE_OUTPUTS,
         )
-    }
+    } | {"patch_tokens_8": "FP32", "patch_tokens_12": "FP32", "image_size": "INT32"}
     response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
     for wanted in request.outputs:
         array, datatype = outputs[wanted.name], datatypes[wanted.name]

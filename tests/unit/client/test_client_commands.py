@@ -213,9 +213,9 @@ def test_products_prints_a_table(triton, capsys) -> None:
     assert main(["products"]) == 0
 
     header, screw, longer = lines_of(capsys)
-    assert header.split()[:3] == ["PRODUCT", "VERSION", "OF"]
-    assert screw.split()[:5] == ["screw", "3", "1,2,3", "400x300", ENSEMBLE]
-    assert screw.split()[6:12] == ["0.41", "0.35", "agnostic,", "masked", "48.0", "MiB"]
+    assert header.split()[:4] == ["PRODUCT", "METHOD", "VERSION", "OF"]
+    assert screw.split()[:6] == ["screw", "anomaly_dino", "3", "1,2,3", "400x300", ENSEMBLE]
+    assert screw.split()[7:13] == ["0.41", "0.35", "agnostic,", "masked", "48.0", "MiB"]
     assert header.index("VERSION") == screw.index("3") == longer.index("3")
 
 

@@ -105,6 +105,7 @@ def test_every_operation_of_the_contract_has_a_method() -> None:
         "region": "set_region",
         "read": "export_product",
         "import": "import_product",
+        "publish": "publish_students",
     }
     assert operations == set(methods)
     assert all(hasattr(InspectionClient, method) for method in methods.values())

@@ -36,6 +36,7 @@ def inspection_of(shape, verdict=Verdict.ANOMALOUS, threshold=0.2, product="scre
     anomaly_map[: shape[0] // 2] = 0.4
     return Inspection(
         product=product,
+        method="anomaly_dino",
         bundle_version=3,
         anomaly_score=0.25,
         threshold=threshold,

@@ -322,7 +322,7 @@ def test_lost_part_is_noticed_and_nothing_imported(client, triton, file) -> None
 
     tampered(triton, lose)
 
-    with pytest.raises(ServerFault, match=r"of \d+ sent of bundle\.json; nothing was imported"):
+    with pytest.raises(ServerFault, match=r"of \d+ sent of bundle\.json; no version was made"):
         client.import_product(file)
 
     assert list(triton.store.versions["screw"]) == [1, 2, 3]

@@ -8,21 +8,34 @@ from typing import get_type_hints
 
 import pytest
 from fake_products import version_report
+from fake_students import students_report
 
 import bundle as server
 import change_log
-from dinspect_client import LoggedChange, ProductVersion, ProtocolMismatch, records, versions
+import students_record
+import version_record
+from dinspect_client import (
+    LoggedChange,
+    ProductVersion,
+    ProtocolMismatch,
+    StudentsVersion,
+    records,
+    versions,
+)
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
         (versions.ProductVersion, server.Bundle),
+        (versions.StudentsVersion, students_record.StudentsRecord),
+        (versions.TokenDistance, students_record.Distance),
         (versions.Preprocessing, server.Preprocessing),
         (versions.Scoring, server.Scoring),
         (versions.Region, server.Region),
-        (versions.Calibration, server.Calibration),
-        (versions.Change, server.Change),
+        (versions.Calibration, version_record.Calibration),
+        (versions.Change, version_record.Change),
+        (versions.VersionRecord, version_record.VersionRecord),
         (LoggedChange, change_log.LoggedChange),
     ],
 )
@@ -32,11 +45,21 @@ def test_fields_are_those_of_the_servers_record(ours, theirs) -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", ["Preprocessing", "Scoring", "Region", "Calibration", "Change"])
-def test_plain_fields_have_the_servers_types(kind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "module"),
+    [
+        ("Preprocessing", server),
+        ("Scoring", server),
+        ("TokenDistance", students_record),
+        ("Region", server),
+        ("Calibration", version_record),
+        ("Change", version_record),
+    ],
+)
+def test_plain_fields_have_the_servers_types(kind, module) -> None:
     """Lists are tuples and objects are records here; all else is the same."""
     ours = get_type_hints(getattr(versions, kind))
-    theirs = get_type_hints(getattr(server, kind))
+    theirs = get_type_hints(getattr(module, kind.removeprefix("Token")))
     plain = {name for name, hint in theirs.items() if hint in (str, int, float, bool)}
     assert plain
     assert {name: ours[name] for name in plain} == {name: theirs[name] for name in plain}
@@ -51,6 +74,48 @@ def test_servers_own_record_comes_back_as_it_was() -> None:
     assert json.loads(json.dumps(version.to_dict())) == report
     assert version.preprocessing.rotations_deg == (0, 45, 90, 135, 180, 225, 270, 315)
     assert version.references[1].name == "b.png"
+
+
+def test_servers_own_record_of_students_comes_back_as_it_was() -> None:
+    record = students_record.StudentsRecord.from_json(json.dumps(students_report("screw", 3)))
+    report = json.loads(json.dumps(dataclasses.asdict(record)))
+
+    version = StudentsVersion.from_report(report)
+
+    assert json.loads(json.dumps(version.to_dict())) == report
+    assert (version.reference, version.layers, version.training["epochs"]) == (
+        "screw@3",
+        (8, 12),
+        50,
+    )
+    assert version.distance == versions.TokenDistance("l2", "euclidean", "product")
+
+
+@pytest.mark.parametrize("kind", versions.VERSION_KINDS.values())
+def test_record_of_one_method_is_none_of_the_other(kind) -> None:
+    reports = {"anomaly_dino": version_report("screw", 3), "l2bt": students_report("screw", 3)}
+
+    assert kind.from_report(reports.pop(kind.METHOD)).method == kind.METHOD
+    with pytest.raises(ProtocolMismatch, match="lacks"):
+        kind.from_report(reports.popitem()[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": [8]}, "layers has 1 values, expected 2"),
+        ({"sigma_px": None}, "sigma_px is None, expected int or float"),
+        ({"training": []}, r"training is \[\], expected dict"),
+        (
+            {"distance": {"normalisation": "l2", "metric": "cosine"}},
+            r"lacks 'distance\.combination'",
+        ),
+        ({"backbone": {}}, r"lacks 'backbone\.name'"),
+    ],
+)
+def test_field_of_students_of_another_form_is_named(changes, message) -> None:
+    with pytest.raises(ProtocolMismatch, match=message):
+        StudentsVersion.from_report(students_report("screw", 3, **changes))
 
 
 def test_measured_loss_is_what_the_server_measures() -> None:

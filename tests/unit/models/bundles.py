@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from bank_store import BankStore
-from bundle import Bundle, Calibration, Change, Preprocessing, Region, Scoring
+from bundle import Bundle, Preprocessing, Region, Scoring
 from calibration import LEAVE_ONE_OUT, GoodParts, find_thresholds
 from inspected_region import foreground_share
 from memory_bank import MemoryBank
 from version_files import BANK_FILE, GOOD_PARTS_FILE
+from version_record import Calibration, Change
 
 GRID = (2, 3)
 IMAGE_SIZE = (100, 150)

@@ -11,6 +11,7 @@ from bundles import DIM, GRID, ONNX_SHA256
 from store_files import hidden, visible
 
 from durable_files import write_tensors
+from product_files import publish_import
 from refusals import InspectionRefused
 from served_size import ServedSize
 from version_files import BANK_FILE, BUNDLE_FILE, GOOD_PARTS_FILE
@@ -47,7 +48,7 @@ def imported(imports, store, files, product="washer", served=(OTHER, SERVED)):
     try:
         for name, content in files.items():
             arriving.add(name, 0, content)
-        return arriving.publish(store, "bob", served)
+        return publish_import(arriving, store, "bob", served)
     finally:
         imports.drop("session")
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from bundles import make_bank, make_draft, make_good_parts
 
-from bundle import Bundle, Change, Region, Scoring, read_record
+from bundle import Bundle, Region, Scoring
+from version_record import Change, read_record
 
 BANK = make_bank()
 DRAFT = make_draft(BANK, make_good_parts(BANK))

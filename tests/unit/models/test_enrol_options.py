@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from enrol_options import EnrolOptions, check_thresholds, rates
+from enrol_options import EnrolOptions
 from image_score import IMAGE_SCORES
 from preprocessing import SETTINGS
 from refusals import InspectionRefused
+from thresholds import ThresholdChoice
 
 
 def test_everything_that_may_be_said_is_taken():
@@ -41,7 +42,7 @@ def test_everything_that_may_be_said_is_taken():
 def test_absent_and_null_options_mean_the_default(value):
     assert EnrolOptions.from_json(value) == EnrolOptions()
     assert EnrolOptions().image_score_name == "mean_top1p"
-    assert EnrolOptions().rates == (0.05, 0.0)
+    assert EnrolOptions().thresholds.rates == (0.05, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +148,6 @@ THRESHOLDS = [
 def test_thresholds_that_decide_nothing_are_refused(said, reason):
     with pytest.raises(InspectionRefused, match=reason):
         EnrolOptions.from_json(said)
-    keys = ("false_positive_rate", "undecided_rate", "threshold", "normal_below")
-    with pytest.raises(InspectionRefused, match=reason):
-        check_thresholds(*(said.get(key) for key in keys))
 
 
 @pytest.mark.parametrize(
@@ -167,9 +165,9 @@ def test_thresholds_at_the_edge_are_taken(said):
 
 
 def test_rates_not_named_are_the_defaults():
-    assert rates(None, None) == (0.05, 0.0)
-    assert rates(0.2, None) == (0.2, 0.0)
-    assert rates(None, 0.2) == (0.05, 0.2)
+    assert ThresholdChoice().rates == (0.05, 0.0)
+    assert ThresholdChoice(false_positive_rate=0.2).rates == (0.2, 0.0)
+    assert ThresholdChoice(undecided_rate=0.2).rates == (0.05, 0.2)
 
 
 @pytest.mark.parametrize(

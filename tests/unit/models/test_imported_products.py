@@ -11,9 +11,11 @@ from bundles import AT, make_bank, make_good_parts, publish
 from exports import SERVED, files_of, imported
 from store_files import hidden
 
+import arriving_files
 import product_files
+from arriving_files import Arrivals
 from bank_store import BankStore
-from product_files import Imports, read_part
+from product_files import publish_import, read_part
 from refusals import InspectionRefused
 from sessions import MAX_SESSIONS
 from version_files import BANK_FILE, BUNDLE_FILE, GOOD_PARTS_FILE
@@ -32,7 +34,7 @@ def elsewhere(tmp_path):
 
 @pytest.fixture
 def imports(store):
-    return Imports(store, 10**6)
+    return Arrivals(store, VERSION_FILES, 10**6, "imports")
 
 
 # There and back
@@ -94,7 +96,7 @@ def test_file_arrives_in_parts(store, elsewhere, imports):
     for name, content in files.items():
         for offset in range(0, len(content), 100):
             imports.get("session", "washer").add(name, offset, content[offset : offset + 100])
-    made = imports.get("session", "washer").publish(store, "bob", [SERVED])
+    made = publish_import(imports.get("session", "washer"), store, "bob", [SERVED])
     imports.drop("session")
     assert store.file("washer", 1, BANK_FILE).read_bytes() == files[BANK_FILE]
     store.read_bank(made)
@@ -108,7 +110,7 @@ def test_parts_of_several_imports_do_not_mix(store, elsewhere, imports):
                 name, 0, files_of(elsewhere, bundle)[name]
             )
     for number, bundle in enumerate(bundles):
-        made = imports.get(str(number), f"part{number}").publish(store, "", [SERVED])
+        made = publish_import(imports.get(str(number), f"part{number}"), store, "", [SERVED])
         imports.drop(str(number))
         assert made.bank_sha256 == bundle.bank_sha256
         store.read_bank(made)
@@ -145,7 +147,7 @@ def test_only_a_version_s_files_can_be_sent_or_read(store, imports, file):
 
 
 def test_import_stays_within_its_limit(store):
-    imports = Imports(store, 1000)
+    imports = Arrivals(store, VERSION_FILES, 1000, "imports")
     arriving = imports.get("session", "washer")
     arriving.add(BANK_FILE, 0, b"x" * 600)
     arriving.add(GOOD_PARTS_FILE, 0, b"x" * 400)
@@ -156,8 +158,8 @@ def test_import_stays_within_its_limit(store):
 
 
 def test_record_is_not_as_large_as_a_bank(store, monkeypatch):
-    monkeypatch.setattr(product_files, "MAX_RECORD_BYTES", 100)
-    imports = Imports(store, 10**6)
+    monkeypatch.setattr(arriving_files, "MAX_RECORD_BYTES", 100)
+    imports = Arrivals(store, VERSION_FILES, 10**6, "imports")
     arriving = imports.get("session", "washer")
     arriving.add(BUNDLE_FILE, 0, b"x" * 100)
     with pytest.raises(InspectionRefused, match="bundle.json takes more than 100 bytes"):
@@ -167,7 +169,9 @@ def test_record_is_not_as_large_as_a_bank(store, monkeypatch):
 
 def test_session_belongs_to_one_product(imports):
     imports.get("session", "washer")
-    with pytest.raises(InspectionRefused, match="session 'session' imports 'washer', not 'nut'"):
+    with pytest.raises(
+        InspectionRefused, match="session 'session' of the imports is for 'washer', not 'nut'"
+    ):
         imports.get("session", "nut")
     imports.drop("session")
     imports.get("session", "nut")
@@ -210,7 +214,7 @@ def test_import_outlives_the_removal_of_leftovers(store, elsewhere, imports):
     arriving.add(BUNDLE_FILE, 0, files[BUNDLE_FILE])
     BankStore(store.root).remove_leftovers()
     arriving.add(GOOD_PARTS_FILE, 0, files[GOOD_PARTS_FILE])
-    assert arriving.publish(store, "", [SERVED]).version == 1
+    assert publish_import(arriving, store, "", [SERVED]).version == 1
     imports.drop("session")
 
 

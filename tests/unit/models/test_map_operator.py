@@ -6,7 +6,7 @@ import pytest
 from reference.anomaly_dino_reference import anomaly_map as reference_map
 from scipy.ndimage import gaussian_filter
 
-from map_operator import anomaly_map
+from map_operator import MapRule, anomaly_map
 
 
 def grid(rows, columns):
@@ -36,7 +36,7 @@ def test_map_covers_the_crop_and_is_extended_over_the_margin():
     """640 x 480 at 448: 597 columns, 42 patches cover 588 of them; the rest repeats the edge."""
     distances = np.zeros((32, 42), np.float32)
     distances[:, 41] = 1.0
-    found = anomaly_map(distances, (480, 640), sigma_px=0.0)
+    found = anomaly_map(distances, (480, 640), MapRule(sigma_px=0.0))
     assert found.shape == (480, 640)
     centre_of_last = (41 + 0.5) * 14 * 640 / 597
     assert (found[:, int(np.ceil(centre_of_last)) :] == 1.0).all()

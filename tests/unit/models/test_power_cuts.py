@@ -13,10 +13,12 @@ from exports import SERVED
 from power_cuts import Power
 from store_files import hidden, visible
 
+from arriving_files import Arrivals
 from bank_store import BankStore
 from product_changes import change_region, change_thresholds
-from product_files import Imports
+from product_files import publish_import
 from version_files import BANK_FILE, BUNDLE_FILE, GOOD_PARTS_FILE
+from wire import VERSION_FILES
 
 OLD = ("nut", 1), ("screw", 1), ("screw", 2)
 
@@ -31,11 +33,11 @@ def prepare(root):
 
 
 def import_nut_as_washer(store):
-    arriving = Imports(store, 10**6).get("session", "washer")
+    arriving = Arrivals(store, VERSION_FILES, 10**6, "imports").get("session", "washer")
     try:
         for name in (BUNDLE_FILE, BANK_FILE, GOOD_PARTS_FILE):
             arriving.add(name, 0, store.file("nut", 1, name).read_bytes())
-        arriving.publish(store, "ada", [SERVED])
+        publish_import(arriving, store, "ada", [SERVED])
     finally:
         arriving.close()
 

@@ -13,11 +13,12 @@ from bundles import AT, IMAGE_SIZE, make_bank, make_good_parts, publish
 from PIL import Image
 
 from bank_store import BankStore
-from bundle import Calibration, Region
+from bundle import Region
 from calibration import GoodParts
 from product_changes import change_region, change_thresholds, now
 from refusals import InspectionRefused
 from version_files import BANK_FILE, GOOD_PARTS_FILE
+from version_record import Calibration
 
 BACKGROUND = np.array([[False, True, True], [True, True, True]])
 # One row per good part, one number per patch: the score of each is its largest.

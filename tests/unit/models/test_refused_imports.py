@@ -9,8 +9,8 @@ import pytest
 from bundles import GRID, make_bank, make_good_parts, publish
 from exports import OTHER, SERVED, encoded, files_of, forged, refused
 
+from arriving_files import Arrivals
 from bank_store import BankStore
-from product_files import Imports
 from version_files import BANK_FILE, BUNDLE_FILE, GOOD_PARTS_FILE
 from wire import VERSION_FILES
 
@@ -27,7 +27,7 @@ def elsewhere(tmp_path):
 
 @pytest.fixture
 def imports(store):
-    return Imports(store, 10**6)
+    return Arrivals(store, VERSION_FILES, 10**6, "imports")
 
 
 @pytest.mark.parametrize("name", VERSION_FILES)

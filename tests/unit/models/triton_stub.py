@@ -69,6 +69,7 @@ def load(monkeypatch: pytest.MonkeyPatch, model: str, repository: Path, **parame
     for kind in (Tensor, TritonError, InferenceResponse, Logger):
         setattr(module, kind.__name__, kind)
     module.get_input_tensor_by_name = lambda request, name: request.get(name)
+    module.load_model = module.unload_model = lambda name: None
     Logger.errors = ()
     monkeypatch.setitem(sys.modules, module.__name__, module)
     # What imports it is imported anew, and forgotten with it.
@@ -84,6 +85,7 @@ def load(monkeypatch: pytest.MonkeyPatch, model: str, repository: Path, **parame
     adapter.initialize(
         {
             "model_repository": str(repository / "models" / model),
+            "model_version": "1",
             "model_config": json.dumps(config),
         }
     )

@@ -33,6 +33,7 @@ class ServedSize:
         native_runtime: Triton backend that runs it; empty when the model itself tells.
         native_precision: Precision of the graph it runs; empty likewise.
         dim: Width of a patch token; None where it was not told.
+        layers: All blocks whose tokens the backbone puts out.
     """
 
     label: str
@@ -47,6 +48,16 @@ class ServedSize:
     native_runtime: str
     native_precision: str
     dim: int | None = None
+    layers: tuple[int, ...] = ()
+
+    def identity(self) -> dict[str, str]:
+        """Which backbone it is, as a version's record has it."""
+        return {
+            "name": self.name,
+            "onnx_sha256": self.onnx_sha256,
+            "weights_sha256": self.weights_sha256,
+            "file_sha256": self.file_sha256,
+        }
 
     @property
     def resolution(self) -> int:
@@ -56,7 +67,10 @@ class ServedSize:
 
 def read_served_sizes(parameter: str) -> list[ServedSize]:
     """The input sizes that the assembler put into a model's ``served_sizes`` parameter."""
-    return [ServedSize(**(one | {"grid": tuple(one["grid"])})) for one in json.loads(parameter)]
+    return [
+        ServedSize(**one | {"grid": tuple(one["grid"]), "layers": tuple(one.get("layers", ()))})
+        for one in json.loads(parameter)
+    ]
 
 
 def choose_size(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bundle import MAX_NEIGHBOURS, SEARCHES
-from calibration import DEFAULT_FALSE_POSITIVE_RATE, DEFAULT_UNDECIDED_RATE
 from image_preparation import PATCH_SIZE
 from image_score import DEFAULT_IMAGE_SCORE, IMAGE_SCORES
 from option_checks import (
@@ -19,9 +18,11 @@ from option_checks import (
 )
 from preprocessing import DEFAULT_SETTING, check_setting
 from refusals import InspectionRefused
+from thresholds import ThresholdChoice
 
 ROLES = ("reference", "good")
 MAX_RESOLUTION = 14_000
+LARGEST_DISTANCE = 2.0
 
 _OF_THE_BANK = (
     "resolution",
@@ -98,12 +99,7 @@ class EnrolOptions:
         require(named, "image_names", "a list of short strings", names)
         options = cls(**(given | {"image_names": tuple(names)}))
         options._check_bank()
-        check_thresholds(
-            options.false_positive_rate,
-            options.undecided_rate,
-            options.threshold,
-            options.normal_below,
-        )
+        options.thresholds.check(LARGEST_DISTANCE, "a cosine distance in [0, 2]")
         options._check_part(said=set(given))
         return options
 
@@ -169,48 +165,8 @@ class EnrolOptions:
         return self.image_score or DEFAULT_IMAGE_SCORE
 
     @property
-    def rates(self) -> tuple[float, float]:
-        """False positive and undecided rate asked for, or the defaults."""
-        return rates(self.false_positive_rate, self.undecided_rate)
-
-
-def rates(false_positive_rate: float | None, undecided_rate: float | None) -> tuple[float, float]:
-    """Both rates, with the defaults for what is None."""
-    return (
-        DEFAULT_FALSE_POSITIVE_RATE if false_positive_rate is None else float(false_positive_rate),
-        DEFAULT_UNDECIDED_RATE if undecided_rate is None else float(undecided_rate),
-    )
-
-
-def check_thresholds(
-    false_positive_rate: float | None,
-    undecided_rate: float | None,
-    threshold: float | None,
-    normal_below: float | None,
-) -> None:
-    """Check what decides a verdict, in whichever way it was asked for.
-
-    Raises:
-        InspectionRefused: If a value is out of range, or two of them contradict each other.
-    """
-    rate, undecided = false_positive_rate, undecided_rate
-    between = "a share between 0 and 1"
-    require(
-        rate is None or (is_number(rate) and 0 < rate < 1), "false_positive_rate", between, rate
-    )
-    fits = undecided is None or (is_number(undecided) and 0 <= undecided < 1)
-    require(fits, "undecided_rate", "a share from 0 to below 1", undecided)
-    for key, value in (("threshold", threshold), ("normal_below", normal_below)):
-        fits = value is None or (is_number(value) and 0 <= value <= 2)
-        require(fits, key, "a cosine distance in [0, 2]", value)
-    if sum(rates(rate, undecided)) >= 1:
-        raise InspectionRefused("false_positive_rate and undecided_rate together reach 1")
-    if threshold is not None and (rate is not None or undecided is not None):
-        raise InspectionRefused(
-            "a threshold set by hand and a rate to find it by exclude each other"
-        )
-    if normal_below is not None and (threshold is None or normal_below > threshold):
-        raise InspectionRefused(
-            f"normal_below is {normal_below}; it goes with a threshold set by hand that is not "
-            f"below it, got {threshold}"
+    def thresholds(self) -> ThresholdChoice:
+        """What is said of the thresholds."""
+        return ThresholdChoice(
+            self.threshold, self.normal_below, self.false_positive_rate, self.undecided_rate
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from bank_search import open_bank
 from bank_store import BankStore
-from bundle import Bundle, Calibration, Change, Preprocessing, Region, Scoring
+from bundle import Bundle, Preprocessing, Region, Scoring
 from calibration import (
     GOOD_IMAGES,
     LEAVE_ONE_OUT,
     ROTATIONS,
     GoodParts,
     Thresholds,
+    find_thresholds,
     leave_one_out,
     left_out,
 )
@@ -36,6 +38,7 @@ from served_size import TokensOf
 from staged_version import StagedVersion
 from thresholds import decide_thresholds
 from version_files import BANK_FILE, GOOD_PARTS_FILE
+from version_record import Calibration, Change
 
 PROBE_TOLERANCE = 1e-3
 """Largest error of a patch distance that inverted lists may have on the mirrored references."""
@@ -79,13 +82,11 @@ def publish(
     if earlier_parts is not None:
         parts = earlier_parts.followed_by(parts)
     region = enrolment.base.region if enrolment.base else Region.everything(enrolment.served.grid)
+    score_name, image_size = built.scoring.image_score, enrolment.image_size
     calibration, thresholds = decide_thresholds(
-        enrolment.options,
-        parts,
+        enrolment.options.thresholds,
+        partial(find_thresholds, parts, method, score_name, region, image_size),
         method,
-        built.scoring.image_score,
-        region,
-        enrolment.image_size,
         earlier=enrolment.base,
         good_images=[*good_images, *enrolment.good_images],
     )
@@ -295,18 +296,11 @@ def _preprocessing(enrolment: Enrolment, region: Region) -> Preprocessing:
 
 
 def _backbone(enrolment: Enrolment, runtime: dict[str, str]) -> dict[str, Any]:
-    served = enrolment.served
-    return {
-        "name": served.name,
-        "onnx_sha256": served.onnx_sha256,
-        "weights_sha256": served.weights_sha256,
-        "file_sha256": served.file_sha256,
-        **runtime,
-        "search_precision": enrolment.search_precision,
-    }
+    precision = {"search_precision": enrolment.search_precision}
+    return enrolment.served.identity() | runtime | precision
 
 
-def _write_bank(staging: StagedVersion, enrolment: Enrolment, bank: MemoryBank) -> str:
+def _write_bank(staging: StagedVersion[Bundle], enrolment: Enrolment, bank: MemoryBank) -> str:
     base = enrolment.base
     if base is not None and enrolment.keeps_bank:
         staging.share(BANK_FILE, base)

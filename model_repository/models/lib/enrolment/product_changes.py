@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bank_store import BankStore
-from bundle import Bundle, Calibration, Change, Region
-from calibration import GOOD_IMAGES, LEAVE_ONE_OUT, ROTATIONS, Thresholds
+from bundle import Bundle, Region
+from calibration import GOOD_IMAGES, LEAVE_ONE_OUT, ROTATIONS, Thresholds, find_thresholds
 from change_log import now
-from enrol_options import EnrolOptions, check_thresholds
+from enrol_options import LARGEST_DISTANCE
 from image_preparation import decode_image, refuse_transparency
 from inspected_region import foreground_share, inspected_patches
 from option_checks import is_flag, is_integer, require
 from refusals import InspectionRefused
-from thresholds import decide_thresholds
+from thresholds import ThresholdChoice, decide_thresholds
 from version_files import BANK_FILE, GOOD_PARTS_FILE
+from version_record import Calibration, Change
 
 THRESHOLD_KEYS = ("threshold", "normal_below", "false_positive_rate", "undecided_rate")
 REGION_KEYS = ("roi_px", "clear_ignore_mask", "min_defect_area_px")
@@ -44,9 +46,9 @@ def change_thresholds(
     """
     if not asked:
         raise InspectionRefused(f"say at least one of {', '.join(THRESHOLD_KEYS)}")
-    check_thresholds(*(asked.get(key) for key in (*THRESHOLD_KEYS[2:], *THRESHOLD_KEYS[:2])))
-    options = EnrolOptions(**asked)
-    return _recalibrated(store, base, options, base.region, "thresholds", operator)
+    choice = ThresholdChoice(**asked)
+    choice.check(LARGEST_DISTANCE, "a cosine distance in [0, 2]")
+    return _recalibrated(store, base, choice, base.region, "thresholds", operator)
 
 
 def change_region(
@@ -67,7 +69,7 @@ def change_region(
     if not asked and not ignore_mask:
         raise InspectionRefused(f"say at least one of {', '.join(REGION_KEYS)}, or send a mask")
     region = _changed_region(base, asked, ignore_mask)
-    return _recalibrated(store, base, EnrolOptions(), region, "region", operator)
+    return _recalibrated(store, base, ThresholdChoice(), region, "region", operator)
 
 
 def _changed_region(base: Bundle, asked: dict[str, Any], ignore_mask: bytes) -> Region:
@@ -114,7 +116,7 @@ def _decoded_mask(encoded: bytes) -> NDArray[np.uint8]:
 def _recalibrated(
     store: BankStore,
     base: Bundle,
-    options: EnrolOptions,
+    choice: ThresholdChoice,
     region: Region,
     action: str,
     operator: str,
@@ -125,13 +127,13 @@ def _recalibrated(
             "the region holds nothing but background of the good parts, which is never inspected; "
             "enlarge it"
         )
+    image_size = (base.image_size[0], base.image_size[1])
     calibration, thresholds = decide_thresholds(
-        options,
-        parts,
+        choice,
+        partial(
+            find_thresholds, parts, _method(base), base.scoring.image_score, region, image_size
+        ),
         _method(base),
-        base.scoring.image_score,
-        region,
-        (base.image_size[0], base.image_size[1]),
         earlier=base,
         good_images=base.calibration.good_images,
     )

@@ -1,12 +1,14 @@
-"""From a camera's image to the backbone's pixels, as AnomalyDINO's authors prepare them.
+"""From a camera's image to the backbone's pixels, as the methods' authors prepare them.
 
-Decode with EXIF orientation applied, resize the shorter edge (PIL bicubic on uint8, aspect kept),
-crop right and bottom to whole patches. Pillow rather than OpenCV because its bicubic filter is the
-one the method was published with (OpenCV's has no antialiasing), it reads an image's size before
+Decode with EXIF orientation applied; then, for AnomalyDINO, resize the shorter edge (PIL bicubic on
+uint8, aspect kept) and crop right and bottom to whole patches; for L2BT pad to a square by the
+image's own border and resize that. Pillow rather than OpenCV because its bicubic filter is the
+one the methods were published with (OpenCV's has no antialiasing), it reads an image's size before
 decoding it, and it refuses truncated files where OpenCV fills them with grey.
 
-Source: dammsi/AnomalyDINO `src/backbones.py::prepare_image` (torchvision's `Resize` on a PIL image,
-then the crop).
+Sources: dammsi/AnomalyDINO `src/backbones.py::prepare_image` (torchvision's `Resize` on a PIL
+image, then the crop); alex-costanzino/L2BT `utils/general_utils.py::SquarePad` and
+`utils/loader_VisA.py` (the same `Resize`).
 """
 
 from __future__ import annotations
@@ -166,11 +168,41 @@ def backbone_pixels(image: NDArray[np.uint8], grid: tuple[int, int]) -> NDArray[
             f"one camera geometry; images like this one need a model of size "
             f"{PATCH_SIZE * found[0]}x{PATCH_SIZE * found[1]} (height x width)"
         )
-    resized_height, resized_width = resized_size((height, width), resolution)
-    pixels: NDArray[np.uint8] = image
-    if (height, width) != (resized_height, resized_width):
-        resized = Image.fromarray(image).resize(
-            (resized_width, resized_height), Image.Resampling.BICUBIC
-        )
-        pixels = np.asarray(resized)
-    return pixels[: PATCH_SIZE * grid[0], : PATCH_SIZE * grid[1]]
+    resized = _resized(image, resized_size((height, width), resolution))
+    return resized[: PATCH_SIZE * grid[0], : PATCH_SIZE * grid[1]]
+
+
+def padded_pixels(image: NDArray[np.uint8], grid: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pad an image to a square by repeating its border, and resize that to a backbone's input.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB.
+        grid: The backbone's patch grid, as many rows as columns.
+
+    Returns:
+        ``(14 * rows, 14 * columns, 3)`` uint8 RGB.
+
+    Raises:
+        InspectionRefused: If the image is too small or too large.
+    """
+    height, width = image.shape[:2]
+    square_px = max(height, width)
+    check_image_size(height, width)
+    check_image_size(square_px, square_px)
+    top, left = padding_before(height, square_px), padding_before(width, square_px)
+    borders = ((top, square_px - height - top), (left, square_px - width - left), (0, 0))
+    square = image if height == width else np.pad(image, borders, mode="edge")
+    return _resized(square, (PATCH_SIZE * grid[0], PATCH_SIZE * grid[1]))
+
+
+def padding_before(size_px: int, square_px: int) -> int:
+    """Pixels that are put before an edge to centre it in a square's; one more follows if odd."""
+    return (square_px - size_px) // 2
+
+
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if image.shape[:2] == size:
+        return image
+    height, width = size
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)

@@ -150,7 +150,6 @@ def find_thresholds(
     image_score_name: str,
     region: Region,
     image_size: tuple[int, int],
-    *,
     false_positive_rate: float,
     undecided_rate: float,
 ) -> Thresholds:

@@ -7,24 +7,24 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from numpy.typing import NDArray
 
-from bundle import Bundle
 from change_log import LoggedChange
 from durable_files import flush, replace_durably, sha256_of_file, write_durably, write_tensors
-from record_checks import check_record
 from refusals import InspectionRefused
-from version_files import BANK_FILE, BUNDLE_FILE, GOOD_PARTS_FILE
+from version_record import VersionT
+from wire import VERSION_FILES
 
 if TYPE_CHECKING:
-    from bank_store import BankStore
+    from version_store import VersionStore
 
+BUNDLE_FILE = VERSION_FILES[0]
 CURRENT_FILE = "current"
 
 
-class StagedVersion:
+class StagedVersion(Generic[VersionT]):
     """A version being written; nobody sees it before `publish`.
 
     Args:
@@ -32,7 +32,7 @@ class StagedVersion:
         home: Hidden folder to make, for a folder with its files: a new product's own in the end.
     """
 
-    def __init__(self, store: BankStore, home: Path) -> None:
+    def __init__(self, store: VersionStore[VersionT], home: Path) -> None:
         self._store = store
         self._home = home
         self._folder = home / "version"
@@ -44,7 +44,7 @@ class StagedVersion:
         self._digests[name] = write_tensors(self._folder / name, tensors)
         return self._digests[name]
 
-    def share(self, name: str, other: Bundle) -> None:
+    def share(self, name: str, other: VersionT) -> None:
         """Take over a file of another version, without a copy where the file system can.
 
         Raises:
@@ -57,7 +57,7 @@ class StagedVersion:
         except FileNotFoundError:
             raise InspectionRefused(
                 f"{name} of version {other.version} of product '{other.product}' is missing; "
-                "enrol the product again"
+                f"{self._store.remedy}"
             ) from None
         except OSError:
             shutil.copyfile(source, target)
@@ -70,7 +70,7 @@ class StagedVersion:
         source.rename(self._folder / name)
         self._digests[name] = sha256
 
-    def publish(self, draft: Bundle, *, activate: bool = True) -> Bundle:
+    def publish(self, draft: VersionT, *, activate: bool = True) -> VersionT:
         """Give the version its number and its place.
 
         Args:
@@ -87,9 +87,10 @@ class StagedVersion:
         """
         store, product = self._store, draft.product
         bundle = replace(draft, version=store.next_version(product))
-        check_record(bundle)
+        record = bundle.to_json().encode("utf-8")
+        store.parse(record)
         self._check_digests(bundle)
-        write_durably(self._folder / BUNDLE_FILE, bundle.to_json().encode("utf-8"))
+        write_durably(self._folder / BUNDLE_FILE, record)
         flush(self._folder)
         made, folder = bundle.change, store.root / product
         in_force = activate or not (folder / CURRENT_FILE).exists()
@@ -110,9 +111,8 @@ class StagedVersion:
             flush(store.root)
         return bundle
 
-    def _check_digests(self, bundle: Bundle) -> None:
-        named = {BANK_FILE: bundle.bank_sha256, GOOD_PARTS_FILE: bundle.good_parts_sha256}
-        for name, digest in named.items():
+    def _check_digests(self, bundle: VersionT) -> None:
+        for name, digest in self._store.digests(bundle).items():
             if self._digests.get(name) != digest:
                 raise InspectionRefused(
                     f"{name} of the new version is not the file that its record names; the version "
