@@ -111,7 +111,7 @@ def measured(name, rounds, whole=None):
                       "cached_students_s"), values, strict=True))
             for values in rounds
         ],
-        "whole": whole, "token_difference": 2.5e-4, "layers": list(LAYERS), "batch_images": 4,
+        "whole": whole, "token_difference": 2.5e-4, "layers": list(LAYERS), "batch_images": 4, "student_steps": 3,
         "runtime": "openvino fp32", "training_precision": "bf16", "pytorch": "2.13.0",
     }  # fmt: skip
 
@@ -147,6 +147,7 @@ def test_page_has_each_way_its_extrapolated_duration_and_the_ratio():
     assert "## A class of VisA's size: 722 images of 1036 x 1036, dinov2_vitb14" in page
     assert page.count("**The durations are extrapolated from that**") == 2
     assert "differ by 2.5e-04 of their length" in page
+    assert "of ours the mean of 3 steps on the cache" in page
 
 
 def test_page_tells_a_whole_training_from_an_extrapolated_one():
