@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from dinspect_server.embedded import EmbeddedTriton
 
 PRODUCT = "random"
-SIGMA_PX = 22**0.5
-"""Of the map's Gaussian: as wide as the official code's chain of box filters."""
 _TIMEOUT_S = 300.0  # of an inspection; a ViT-B/14 at 1036 px takes seconds on few cores
 _MIB = 2**20
 
@@ -139,7 +137,7 @@ def _measure(case: SpeedCase, folder: Path) -> Record:
         InspectionClient(server.grpc_url, timeout_s=_TIMEOUT_S) as client,
     ):
         expected = _expected_distances(client, case, students, image)
-        training = training_record(case, artefact.manifest.onnx_sha256, image)
+        training = training_record(case, students, artefact.manifest.onnx_sha256, image)
         good_parts = _good_parts(expected)
         version = client.publish_students(PRODUCT, training, graph, good_parts)
         with _watching(server, version.ensemble) as watched:
@@ -228,10 +226,15 @@ def _good_parts(distances: NDArray[np.float32]) -> bytes:
     return save({"patch_distances": distances[None]})
 
 
-def training_record(case: SpeedCase, backbone_sha256: str, image: bytes) -> dict[str, Any]:
+def training_record(
+    case: SpeedCase, students: TrainedStudents, backbone_sha256: str, image: bytes
+) -> dict[str, Any]:
     """What is published with the students: that nothing trained them, and one good image."""
+    from dinspect_export.students import known_answer
+
     good_image = {"name": "enlarged.png", "sha256": hashlib.sha256(image).hexdigest()}
     distance = {"normalisation": "l2", "metric": "euclidean", "combination": "product"}
+    step, width = wire.KNOWN_TOKENS
     return {
         TrainingKey.IMAGE_SIZE: [case.side_px, case.side_px],
         TrainingKey.GRID: list(case.grid),
@@ -240,7 +243,8 @@ def training_record(case: SpeedCase, backbone_sha256: str, image: bytes) -> dict
         TrainingKey.BACKBONE_SHA256: backbone_sha256,
         TrainingKey.DISTANCE: distance,
         TrainingKey.SMOOTHING: "gaussian",
-        TrainingKey.SIGMA_PX: SIGMA_PX,
+        TrainingKey.SIGMA_PX: wire.L2BT_SIGMA_PX,
+        TrainingKey.KNOWN_ANSWER: known_answer(students, case.grid, step=step, width=width),
         TrainingKey.TRAINING: {"epochs": 0, "seed": case.seed},
         TrainingKey.REFERENCES: [],
         TrainingKey.GOOD_IMAGES: [good_image],

@@ -193,6 +193,15 @@ TRAINING_FILES = ("training.json", "students.onnx", "good_parts.safetensors")
 """What a training hands over to be published, see TrainingKey."""
 
 
+KNOWN_TOKENS = (0.6180339887498949, 3.4641016151377544)
+"""The tokens of the known answer: number n of block j's, and then block k's, row by row, is
+``(n * KNOWN_TOKENS[0] % 1 - 0.5) * KNOWN_TOKENS[1]`` in double precision, rounded to FP32: evenly
+spread, of unit variance, and the same everywhere."""
+L2BT_SIGMA_PX = 22**0.5
+"""Of the Gaussian that is as wide as L2BT's official chain of box filters: five of 5 px and three
+of 7 px, whose variances add up to 22 px²."""
+
+
 class TrainingKey:
     """Keys of ``training.json``: what the students are, and how they were trained.
 
@@ -208,6 +217,7 @@ class TrainingKey:
     DISTANCE = "distance"  # object: normalisation, metric, combination
     SMOOTHING = "smoothing"  # str: gaussian (default) or boxes, the official chain of box filters
     SIGMA_PX = "sigma_px"  # float: of the Gaussian, in pixels of the original image
+    KNOWN_ANSWER = "known_answer"  # [[float]]: PyTorch's patch distances of `KNOWN_TOKENS`
     TRAINING = "training"  # object: epochs, learning_rate, batch_images, seed, final_loss, ...
     REFERENCES = "references"  # [{name, sha256}]: the training images
     GOOD_IMAGES = "good_images"  # [{name, sha256}]: for the thresholds only

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +75,16 @@ def cross_fit(
 
     Students know the images they were trained on, and find them less anomalous than other good
     ones; a threshold above these distances would be too low. Image i is of fold
-    ``i % num_folds``, and the students trained on the other folds measure it.
+    ``i % num_folds``, and the students trained on the other folds measure it, after as many steps
+    as students of all images take: with fewer they would know less of any image, and the threshold
+    be too high. What remains is that they have seen fewer images.
 
     Args:
         cache: Tokens of good images.
         variant: Backbone the tokens are of.
         layers: One-based blocks ``(j, k)`` the tokens are of.
         grid: Patch grid ``(rows, columns)``.
-        options: How to train; the same seed for each fold.
+        options: How to train on all images; the same seed for each fold.
         distance_options: How the distance is computed.
         num_folds: How often students are trained; each time on all images but one in so many.
         checkpoint_dir: Folder of the folds' checkpoints, see `train_students`.
@@ -106,10 +110,17 @@ def cross_fit(
         others = [index for index in range(num_images) if index not in measured]
         checkpoint = checkpoint_dir and checkpoint_dir / f"fold_{fold}_of_{num_folds}.safetensors"
         students, _ = train_students(
-            cache, others, variant, layers, options,
+            cache, others, variant, layers, _with_steps_of(options, num_images, len(others)),
             checkpoint=checkpoint, device=device, on_step=on_step,
         )  # fmt: skip
         distances[fold::num_folds] = measure_distances(
             students, cache, measured, grid, distance_options
         )
     return distances
+
+
+def _with_steps_of(options: TrainingOptions, num_images: int, num_others: int) -> TrainingOptions:
+    """Epochs of fewer images, at least as many steps as those of all images take."""
+    steps_each = math.ceil(num_others / options.batch_images)
+    steps = options.epochs * math.ceil(num_images / options.batch_images)
+    return replace(options, epochs=math.ceil(steps / steps_each))

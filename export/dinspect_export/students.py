@@ -276,6 +276,37 @@ def _unit(x: Tensor) -> Tensor:
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(SHORTEST_LENGTH)
 
 
+def known_answer(
+    students: TrainedStudents,
+    grid: tuple[int, int],
+    options: DistanceOptions = DEFAULT_OPTIONS,
+    *,
+    step: float,
+    width: float,
+) -> list[list[float]]:
+    """PyTorch's distances of tokens that can be made anew anywhere, to prove a runtime on.
+
+    Args:
+        students: The networks.
+        grid: Patch grid ``(rows, columns)``.
+        options: How the distance is computed.
+        step: Number n of block j's tokens, and then block k's, row by row, is
+            ``(n * step % 1 - 0.5) * width`` in double precision, rounded to float32.
+        width: See there.
+
+    Returns:
+        The distances, row by row.
+    """
+    num_patches = grid[0] * grid[1]
+    numbers = torch.arange(2 * num_patches * students.variant.dim, dtype=torch.float64)
+    spread = (torch.remainder(numbers * step, 1.0) - 0.5) * width
+    tokens_j, tokens_k = spread.float().reshape(2, 1, num_patches, students.variant.dim)
+    with torch.inference_mode():
+        distances = StudentDistance(students.pair, grid, options)(tokens_j, tokens_k)[0]
+    answer: list[list[float]] = distances.tolist()
+    return answer
+
+
 def write_students_onnx(
     students: TrainedStudents,
     path: Path,

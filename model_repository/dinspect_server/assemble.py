@@ -69,7 +69,7 @@ class ServingOptions:
         precision: Of the backbone: ``auto``, ``fp32``, ``fp16`` or ``bf16``. OpenVINO decides
             ``auto`` when the model loads, for the processor it loads on; the others run a graph in
             the precision it was exported in, and ``auto`` is FP16 for TensorRT and FP32 else.
-        max_bank_bytes: Memory for loaded banks, per input size.
+        max_bank_bytes: Memory for loaded banks, and as much for loaded students, per input size.
 
     Raises:
         AssemblyError: If a value is none of those.
@@ -318,7 +318,10 @@ def _write_shared_models(
     write_python_model(models, "products", configs.products_config())
     write_python_model(models, "enroll", enroll)
     manage = configs.manage_config(
-        json.dumps(sizes), options.search_precision, options.max_bank_bytes
+        json.dumps(sizes),
+        options.search_precision,
+        (options.students_runtime, options.precision),
+        options.max_bank_bytes,
     )
     write_templates(write_python_model(models, "manage", manage), backbones)
     write_python_model(models, "zero_shot", configs.zero_shot_config(json.dumps(sizes)))

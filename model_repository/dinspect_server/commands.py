@@ -62,7 +62,8 @@ class AssembleCommand:
             "--max-bank-bytes",
             type=int,
             default=2 << 30,
-            help="memory for loaded banks per input size (default 2 GiB)",
+            help="memory for loaded banks, and as much for loaded students, per input size "
+            "(default 2 GiB)",
         )
 
     def run(self, args: argparse.Namespace) -> int:

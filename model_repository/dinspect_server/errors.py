@@ -6,7 +6,7 @@ ServerError
 ├── PortInUseError      a port is taken
 ├── StartError          the server ended or did not become ready; carries its log
 ├── TrainingInputError  images, sizes or blocks that no students can be trained on
-└── PublicationError    what is served does not compute what PyTorch computes
+└── ServerUnreachableError  the server that students are trained for does not answer
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TrainingInputError(ServerError):
     """Students cannot be trained on these images, or for this server; the message says why."""
 
 
-class PublicationError(ServerError):
-    """Published students do not answer as PyTorch does; they are not in force."""
+class ServerUnreachableError(ServerError):
+    """The server that students are trained for does not answer."""
 
-    exit_status = 1
+    exit_status = 3

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinspect_client.commands import arguments
+from dinspect_client.wire import L2BT_SIGMA_PX, Method
 
 if TYPE_CHECKING:
     from dinspect_server.student_training import TrainingPlan
 
 DEFAULT_LEARNING_RATE = 1e-4
-DEFAULT_SIGMA_PX = 22**0.5
-"""Of the official chain of filters: five boxes of 5 px and three of 7 px have a variance of 22."""
 
 
 class TrainCommand:
@@ -54,12 +53,13 @@ class TrainCommand:
                 f"training needs the package {error.name}; install 'dinspect[export]'"
             ) from error
         plan = _plan(args)
-        with InspectionClient(args.url) as client:
+        with InspectionClient(args.url, timeout_s=args.timeout, enroll_timeout_s=3600.0) as client:
             version = train_product(client, args.url, plan, _progress)
+            in_force = client.history(args.product, method=Method.L2BT).current
         if args.json:
             print(json.dumps(version.to_dict()))
             return 0
-        state = "in force" if args.no_activate is False or version.version == 1 else "not in force"
+        state = "in force" if in_force == version.version else "not in force"
         print(
             f"{version.product} version {version.version} is {state}: threshold "
             f"{version.threshold:.4g}, inspected by {version.ensemble} "
@@ -104,14 +104,19 @@ def _plan(args: argparse.Namespace) -> TrainingPlan:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    arguments.add_resolution(group)
+    group.add_argument(
+        "--resolution",
+        type=arguments.positive_int,
+        metavar="N",
+        help="edge of the backbone's square input in pixels (default: the largest served)",
+    )
     group.add_argument(
         "--layers",
         type=arguments.positive_int,
         nargs=2,
         metavar=("J", "K"),
-        help="blocks of the backbone to translate between (default: the first and last it puts "
-        "out, 8 and 12 of a ViT-S or -B)",
+        help="blocks of the backbone to translate between (default: the paper's, 8 and 12 of a "
+        "ViT-S or -B)",
     )
     group.add_argument(
         "--epochs", type=arguments.positive_int, default=50, help="default: %(default)s"
@@ -181,7 +186,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sigma-px",
         type=arguments.distance,
-        default=DEFAULT_SIGMA_PX,
+        default=L2BT_SIGMA_PX,
         metavar="S",
         help="of the Gaussian, in pixels of the image (default: %(default).3f, as wide as the "
         "official filters)",
@@ -206,6 +211,13 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--keep", action="store_true", help="leave cache and checkpoints after the publication"
+    )
+    group.add_argument(
+        "--timeout",
+        type=arguments.positive_distance,
+        default=300.0,
+        metavar="S",
+        help="seconds to wait for an image's patch tokens (default: %(default)s)",
     )
 
 

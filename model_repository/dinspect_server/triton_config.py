@@ -236,9 +236,19 @@ def enroll_config(
 
 
 def manage_config(
-    served_sizes_json: str, search_precision: str, max_bank_bytes: int
+    served_sizes_json: str,
+    search_precision: str,
+    students: tuple[str, str],
+    max_bank_bytes: int,
 ) -> pb.ModelConfig:
-    """A product's life after its enrolment."""
+    """A product's life after its enrolment or training.
+
+    Args:
+        served_sizes_json: The input sizes.
+        search_precision: Of the search.
+        students: Runtime and precision of the students.
+        max_bank_bytes: Memory for loaded banks, and for loaded students.
+    """
     return _python_model(
         wire.MANAGE_MODEL,
         wire.MANAGE_INPUTS,
@@ -246,6 +256,8 @@ def manage_config(
         {
             "served_sizes": served_sizes_json,
             "search_precision": search_precision,
+            "students_runtime": students[0],
+            "students_precision": students[1],
             "max_bank_bytes": str(max_bank_bytes),
         },
         batches=False,

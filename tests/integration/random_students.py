@@ -15,6 +15,7 @@ from dinspect_export.students import (
     StudentDistance,
     StudentPair,
     TrainedStudents,
+    known_answer,
     write_students_onnx,
 )
 from dinspect_export.variants import VARIANTS
@@ -59,6 +60,11 @@ class RandomStudents:
         model = StudentDistance(self.trained.pair, self.grid, self.options)
         return model(*(torch.tensor(tokens[layer]) for layer in self.layers)).numpy()
 
+    def known_answer(self):
+        """What PyTorch makes of the known tokens."""
+        step, width = wire.KNOWN_TOKENS
+        return known_answer(self.trained, self.grid, self.options, step=step, width=width)
+
     def training(self, backbone_sha256, num_images, image_size, **changes):
         """What ``training.json`` says of them."""
         options = self.options
@@ -75,6 +81,7 @@ class RandomStudents:
             },
             "smoothing": "gaussian",
             "sigma_px": 4.69,
+            "known_answer": self.known_answer(),
             "training": {"epochs": 0},
             "references": [
                 {"name": f"{index}.png", "sha256": f"{index:064x}"} for index in range(num_images)

@@ -92,7 +92,10 @@ def test_killed_training_goes_on_to_the_same_students(train, served_fp32, good, 
 
 def test_students_of_the_official_code_are_served(train, client, good, tmp_path):
     files = write_random_students(tmp_path, 384, seed=7)
-    version = train("official", good, "--students", *files, "--smoothing", "boxes")
+    assert "dinov2_vitb14_reg" in train("never", good, "--students", *files, status=2).stderr
+    sure = ("--layers", "8", "12", "--smoothing", "boxes")  # trained on this very backbone
+    version = train("official", good, "--students", *files, *sure)
+    assert set(version["training"]["students"]) == {path.name for path in files}
     assert version["num_references"] == 0
     assert version["calibration"]["method"] == "good_images"
     assert version["smoothing"] == "boxes"
@@ -107,6 +110,25 @@ def test_good_images_set_the_thresholds_alone(train, good, split):
     assert version["num_references"] == 6
     assert len(version["calibration"]["good_images"]) == 3
     assert version["calibration"]["method"] == "good_images"
+
+
+def test_product_is_trained_again_after_its_deletion(train, client, good):
+    train("again", good, *QUICK)
+    client.delete("again", method="l2bt")
+    assert train("again", good, *QUICK)["version"] == 2
+    assert client.history("again", method="l2bt").current == 2
+
+
+def test_server_that_is_not_there_is_told_by_the_exit_status(good, tmp_path):
+    nowhere = (DINSPECT, "train", "never", good, "--url", "127.0.0.1:9", "--work-dir", tmp_path)
+    done = subprocess.run([*map(str, nowhere)], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+
+
+@pytest.mark.parametrize("name", ["../../x", "my screw", ""])
+def test_name_that_is_none_is_refused_at_once(train, good, tmp_path, name):
+    assert "is no product name" in train(name, good, *QUICK, status=2).stderr
+    assert not (tmp_path / "work").exists()
 
 
 def test_version_that_is_not_activated_waits(train, client, good, split):
@@ -125,6 +147,7 @@ def test_version_that_is_not_activated_waits(train, client, good, split):
         (("--layers", "4", "12"), "puts out 8, 12"),
         (("--layers", "12", "8"), "the lower first"),
         (("--max-cache-gib", "0.001"), "bytes are allowed"),
+        (("--device", "cuda"), "this PyTorch sees no GPU"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(
@@ -151,7 +174,8 @@ def test_students_that_diverge_are_not_published(train, client, good):
 
 def test_students_of_another_backbone_are_refused(train, good, tmp_path):
     files = write_random_students(tmp_path, 768, seed=7)
-    done = train("never", good, "--students", *files, status=2)
-    assert "is not a student of dinov2_vits14" in done.stderr
+    asked = ("never", good, "--layers", "8", "12", "--students", *files)
+    assert "is not a student of dinov2_vits14" in train(*asked, status=2).stderr
     torch.save({}, files[0])
-    assert "forward_net_random.pth" in train("never", good, "--students", *files, status=2).stderr
+    assert "forward_net_random.pth" in train(*asked, status=2).stderr
+    assert "3 files of students" in train(*asked, files[0], status=2).stderr

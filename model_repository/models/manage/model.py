@@ -19,6 +19,7 @@ from served_backbone import ServedBackbone
 from served_size import read_served_sizes
 from student_management import StudentManagement
 from students_store import STUDENTS_FOLDER, StudentsStore
+from trained_students import StudentsRuntime
 from triton_requests import answer_each, start, tensor, text_tensor, texts
 from wire import (
     BUNDLE_VERSION,
@@ -57,6 +58,7 @@ class TritonPythonModel:
             sizes,
             ensembles,
             lambda size: ServedBackbone(size).runtime(),
+            StudentsRuntime(parameters["students_runtime"], parameters["students_precision"]),
             max_bytes,
         )
         self.operations = {

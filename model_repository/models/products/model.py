@@ -17,7 +17,7 @@ from students_store import STUDENTS_FILE, STUDENTS_FOLDER, StudentsStore
 from triton_requests import answer_each, start, text_tensor, texts
 from version_record import VersionRecord
 from version_store import VersionStore
-from wire import PRODUCT, PRODUCTS_REPORT, Method
+from wire import PRODUCT, PRODUCTS_REPORT, Method, parse_product
 
 
 class TritonPythonModel:
@@ -41,13 +41,11 @@ class TritonPythonModel:
 
     def _of_name(self, wanted: str) -> list[dict[str, Any]]:
         """A product by each method that has it; by one at least."""
-        trained = self.students.products()
-        if wanted in trained and wanted not in self.banks.products():
-            return [self._trained(wanted)]
-        name = wanted if wanted in trained else self.banks.resolve(wanted)[0]
-        if name not in trained:
-            return [self._enrolled(name)]
-        return [self._enrolled_or_why_not(name), self._trained_or_why_not(name)]
+        name = _plain_name(wanted)
+        is_enrolled, is_trained = (name in one.products() for one in (self.banks, self.students))
+        if is_enrolled and is_trained:
+            return [self._enrolled_or_why_not(name), self._trained_or_why_not(name)]
+        return [self._trained(name) if is_trained else self._enrolled(name)]  # or says it is none
 
     def _all(self) -> list[dict[str, Any]]:
         enrolled = [self._enrolled_or_why_not(name) for name in self.banks.products()]
@@ -80,6 +78,18 @@ class TritonPythonModel:
     def _students_bytes(self, record: StudentsRecord) -> int:
         file = self.students.file(record.product, record.version, STUDENTS_FILE)
         return students_size_bytes(file, record.patch_grid, record.dim)
+
+
+def _plain_name(reference: str) -> str:
+    """The product of a reference that may be pinned to a version.
+
+    Raises:
+        InspectionRefused: If it is none.
+    """
+    try:
+        return parse_product(reference)[0]
+    except ValueError as error:
+        raise InspectionRefused(str(error)) from None
 
 
 def _or_why_not(

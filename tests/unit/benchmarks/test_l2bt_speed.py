@@ -29,6 +29,7 @@ from dinspect_bench.statistics import ServerTimes, StepTimes
 from dinspect_client.wire import TrainingKey
 from dinspect_export.checkpoints import load_checkpoint
 from dinspect_export.student_files import load_students
+from dinspect_export.students import StudentPair, TrainedStudents
 
 CASE = SpeedCase("dinov2_vits14", 448, num_samples=3, precision="auto", seed=5)
 
@@ -141,7 +142,9 @@ def test_papers_figure_cannot_include_the_teacher(page):
 
 
 def test_published_record_says_that_nothing_was_trained():
-    record = training_record(CASE, "ab" * 32, b"an image")
+    pair = StudentPair(CASE.variant.dim)
+    students = TrainedStudents(pair, CASE.variant, CASE.variant.default_layers)
+    record = training_record(CASE, students, "ab" * 32, b"an image")
     keys = {value for key, value in vars(TrainingKey).items() if not key.startswith("_")}
     assert record.keys() == keys
     assert (record["image_size"], record["grid"], record["layers"]) == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -65,9 +66,10 @@ def test_students_that_measure_an_image_never_saw_it(tmp_path):
         on_step=lambda step, num_steps, loss: steps.append(num_steps),
     )  # fmt: skip
     assert (found.shape, found.dtype) == ((5, 2, 3), np.float32)
-    assert steps == [6] * 18
+    # All five images take three epochs of three steps; a fold of three or four takes two an epoch.
+    assert steps == [10] * 30
     for measured, trained_on in folds.items():
-        students, _ = train(cache, indices=trained_on)
+        students, _ = train(cache, dataclasses.replace(OPTIONS, epochs=5), trained_on)
         options = DistanceOptions(metric="cosine")
         expected = measure_distances(students, cache, measured, (2, 3), options)
         np.testing.assert_array_equal(found[list(measured)], expected)
@@ -79,7 +81,7 @@ def test_stopped_cross_fit_goes_on(cache, tmp_path):
 
     def stop_in_the_second_fold(step, num_steps, loss):
         steps.append(step)
-        if len(steps) == 5:
+        if len(steps) == 8:
             raise StopHereError
 
     for on_step in (stop_in_the_second_fold, lambda step, *_: steps.append(step)):
@@ -91,8 +93,8 @@ def test_stopped_cross_fit_goes_on(cache, tmp_path):
         except StopHereError:
             continue
     np.testing.assert_array_equal(found, expected)
-    # A fold has three epochs of one step; the second is stopped after the checkpoint of its second.
-    assert steps == [1, 2, 3, 1, 2, 3]
+    # A fold has six epochs of one step; the second is stopped after the checkpoint of its second.
+    assert steps == [*range(1, 7), *range(1, 7)]
 
 
 @pytest.mark.parametrize("num_folds", [1, 4])

@@ -35,6 +35,8 @@ def manage(tmp_path, store, monkeypatch):
         served_sizes=json.dumps([dataclasses.asdict(SERVED)]),
         max_bank_bytes="20000000",
         search_precision="fp32",
+        students_runtime="openvino",
+        students_precision="fp32",
     )
 
 
@@ -205,6 +207,8 @@ def test_what_could_not_answer_is_not_put_in_force(
         served_sizes=json.dumps([dataclasses.asdict(served)]),
         max_bank_bytes=limit,
         search_precision="fp32",
+        students_runtime="openvino",
+        students_precision="fp32",
     )
     assert reason in refusal(strict, "screw@1", operation="activate")
     for name in VERSION_FILES:
@@ -228,6 +232,8 @@ def test_leftovers_of_a_killed_import_are_removed_at_the_start(tmp_path, store, 
         served_sizes="[]",
         max_bank_bytes="1",
         search_precision="fp32",
+        students_runtime="openvino",
+        students_precision="fp32",
     )
     assert hidden(store) == [".lock"]
 

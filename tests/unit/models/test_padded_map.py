@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from reference import l2bt_reference as reference
 
-from map_operator import BOX_WIDTHS_PX, L2BT_SIGMA_PX, SMOOTHINGS, MapRule, anomaly_map
+from map_operator import BOX_WIDTHS_PX, SMOOTHINGS, MapRule, anomaly_map
+from wire import L2BT_SIGMA_PX
 
 SIZES = [(48, 48), (40, 60), (60, 40), (41, 60), (60, 41), (33, 64), (64, 64), (7, 100)]
 """Square, wide, tall, by an even and an odd difference; the last smaller than the Gaussian."""

@@ -11,7 +11,14 @@ import bundles
 import pytest
 import triton_stub
 from store_files import hidden
-from trainings import ONNX_SHA256, SERVED, graph, publish_trained, training_files
+from trainings import (
+    ONNX_SHA256,
+    SERVED,
+    graph,
+    known_answer,
+    publish_trained,
+    training_files,
+)
 
 from bank_store import BankStore
 from dinspect_server.l2bt_ensembles import write_templates
@@ -37,7 +44,7 @@ def start(tmp_path, monkeypatch):
 
     def load(*sizes, max_bank_bytes="20000000"):
         return triton_stub.load(
-            monkeypatch, "manage", tmp_path, search_precision="fp32",
+            monkeypatch, "manage", tmp_path, search_precision="fp32", students_runtime="openvino", students_precision="fp32",
             max_bank_bytes=max_bank_bytes,
             served_sizes=json.dumps([dataclasses.asdict(size) for size in sizes or (SERVED,)]),
         )  # fmt: skip
@@ -314,7 +321,7 @@ def test_what_could_not_answer_is_not_put_in_force(start, store, served_size, re
 def test_students_that_never_fit_are_neither_published_nor_put_in_force(start, store):
     """The line would stop at the next request."""
     wide = dataclasses.replace(SERVED, dim=64)
-    files = training_files(dim=64, students=graph(dim=64))
+    files = training_files(dim=64, students=graph(dim=64), known_answer=known_answer(dim=64))
     needed = len(graph(dim=64)) + 4 * 6 * 4 * 64
     assert sum(map(len, files.values())) < needed - 1  # all of them arrive
     for _ in range(2):

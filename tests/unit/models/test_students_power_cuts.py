@@ -11,7 +11,7 @@ from bundles import AT
 from power_cuts import Power
 from served_repository import Repository
 from store_files import hidden
-from trainings import SERVED, publish_trained, training_files
+from trainings import RUN_BY, SERVED, publish_trained, training_files
 
 from management import Asked
 from student_management import StudentManagement
@@ -48,6 +48,7 @@ def opened(root):
         [SERVED],
         repository.ensembles,
         lambda size: {"runtime": "openvino", "precision": "fp32"},
+        RUN_BY,
         10**8,
     )
     return repository, manage

@@ -167,7 +167,7 @@ def test_report_that_is_none_is_refused(store, content):
         ({"grid": [4, 4]}, "of a grid [4, 4]"),
         ({"layers": [8, 11]}, "take blocks [8, 11]"),
         ({"layers": [12, 8]}, "not ascending"),
-        ({"layers": [12, 12]}, "cannot be run"),
+        ({"layers": [12, 12]}, "not ascending"),
         ({"dim": 16}, "and width 16, backbone dinov2_vits14_28"),
         ({"backbone_sha256": "e" * 64}, "backbone eeeeeeeeeeee, this server has aaaaaaaaaaaa"),
         ({"backbone_sha256": ""}, "this server has aaaaaaaaaaaa"),

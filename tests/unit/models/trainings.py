@@ -11,8 +11,9 @@ from safetensors.numpy import save
 
 from arriving_files import Arrivals
 from served_size import ServedSize
+from student_runner import known_tokens
 from students_record import StudentsRecord
-from trained_students import publish_students, read_report, size_of
+from trained_students import StudentsRuntime, publish_students, read_report, size_of
 from wire import TRAINING_FILES
 
 GRID = (2, 2)
@@ -36,6 +37,8 @@ SERVED = ServedSize(
     dim=DIM,
     layers=(4, 8, 12),
 )
+
+RUN_BY = StudentsRuntime("openvino", "fp32")
 
 
 def graph(scale=1.0, *, layers=LAYERS, grid=GRID, dim=DIM, dtype=TensorProto.FLOAT, output_rank=3):
@@ -88,6 +91,11 @@ def images(num_images):
     return [{"name": f"{index}.png", "sha256": f"{index:064x}"} for index in range(num_images)]
 
 
+def known_answer(scale=1.0, dim=DIM):
+    """What students that multiply by ``scale`` make of the known tokens."""
+    return expected_distances(known_tokens(GRID[0] * GRID[1], dim), scale).tolist()
+
+
 def training(**changes):
     """What ``training.json`` says; fields may be changed, and left out by None in a list."""
     return {
@@ -99,6 +107,7 @@ def training(**changes):
         "distance": {"normalisation": "none", "metric": "euclidean", "combination": "sum"},
         "smoothing": "gaussian",
         "sigma_px": 2.0,
+        "known_answer": known_answer(),
         "training": {"epochs": 3},
         "references": images(3),
         "good_images": [],
@@ -113,6 +122,7 @@ def training(**changes):
 def training_files(scale=1.0, *, students=None, distances=None, **changes):
     """All files of a training, by name."""
     found = good_distances() if distances is None else distances
+    changes = {"known_answer": known_answer(scale)} | changes
     contents = (
         json.dumps(training(**changes)).encode(),
         graph(scale) if students is None else students,
@@ -122,7 +132,7 @@ def training_files(scale=1.0, *, students=None, distances=None, **changes):
 
 
 def publish_files(
-    store, product, files, *, activate=True, served=(SERVED,), prepare=lambda: None
+    store, product, files, *, activate=True, served=(SERVED,), prepare=lambda: None, run_by=RUN_BY
 ) -> StudentsRecord:
     """Make a version of files as `manage` does it."""
     arrivals = Arrivals(store, TRAINING_FILES, 10**8, "trainings")
@@ -133,7 +143,7 @@ def publish_files(
         report = read_report(arrived.folder.path / TRAINING_FILES[0])
         return publish_students(
             arrived, report, size_of(report, served), store, RUNTIME, "ada",
-            activate=activate, prepare=prepare,
+            run_by=run_by, activate=activate, prepare=prepare,
         )  # fmt: skip
     finally:
         arrivals.drop("session")

@@ -17,7 +17,6 @@ blur".
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -28,8 +27,6 @@ from image_preparation import PATCH_SIZE, padding_before, resized_size
 
 SIGMA_PX = 4.0
 BOX_WIDTHS_PX = (5, 5, 5, 5, 5, 7, 7, 7)
-L2BT_SIGMA_PX = math.sqrt(sum((width**2 - 1) / 12 for width in BOX_WIDTHS_PX))
-"""Of the Gaussian that is as wide as the official chain of box filters: 4.69 px."""
 SMOOTHINGS = ("gaussian", "boxes")
 _TRUNCATE = 4.0
 

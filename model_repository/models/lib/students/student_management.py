@@ -14,7 +14,7 @@ from student_runner import check_fits, students_size_bytes
 from student_thresholds import change_student_thresholds
 from students_record import StudentsRecord
 from students_store import STUDENTS_FILE, StudentsStore
-from trained_students import publish_students, read_report, size_of
+from trained_students import StudentsRuntime, publish_students, read_report, size_of
 from wire import TRAINING_FILES, ManageOperation
 
 THRESHOLD_KEYS = ("threshold", "normal_below", "false_positive_rate", "undecided_rate")
@@ -29,6 +29,7 @@ class StudentManagement(Management[StudentsRecord]):
         sizes: The input sizes of this server.
         ensembles: Where a product's ensembles are made.
         runtime_of: ``runtime`` and ``precision`` of an input size's backbone right now.
+        run_by: What runs the students.
         max_bytes: Memory for loaded students.
     """
 
@@ -40,12 +41,14 @@ class StudentManagement(Management[StudentsRecord]):
         sizes: Sequence[ServedSize],
         ensembles: ProductEnsembles,
         runtime_of: Callable[[ServedSize], dict[str, str]],
+        run_by: StudentsRuntime,
         max_bytes: int,
     ) -> None:
         super().__init__(store)
         self._sizes = sizes
         self._ensembles = ensembles
         self._runtime_of = runtime_of
+        self._run_by = run_by
         self._max_bytes = max_bytes
         self._arrivals = Arrivals(store, TRAINING_FILES, max_bytes, "trainings")
 
@@ -112,6 +115,7 @@ class StudentManagement(Management[StudentsRecord]):
                 self.store,
                 self._runtime_of(size),
                 asked.operator,
+                run_by=self._run_by,
                 activate=activate,
                 prepare=prepare,
             )

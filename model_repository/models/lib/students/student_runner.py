@@ -10,8 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refusals import InspectionRefused
+from wire import KNOWN_TOKENS
 
 _OPENVINO_PRECISIONS = {"auto": "f32", "fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_OPERATIONS = frozenset({
+    "Abs", "Add", "Clamp", "Concat", "Constant", "Convert", "Divide", "Erf", "Gather", "Gelu",
+    "MatMul", "Maximum", "Minimum", "Multiply", "Negative", "Parameter", "Power", "ReduceL2",
+    "ReduceMean", "ReduceSum", "Reshape", "Result", "ShapeOf", "Slice", "Split", "Sqrt", "Squeeze",
+    "StridedSlice", "Subtract", "Tanh", "Transpose", "Unsqueeze", "VariadicSplit",
+})  # fmt: skip
+"""What students are made of; none of it runs longer, or takes more, than its inputs let expect."""
+_MAX_OPERATIONS = 1000
 _ACTIVATIONS = 6
 """Arrays of patch tokens that a run keeps at once, for the estimate of its memory."""
 
@@ -42,6 +51,7 @@ class StudentRunner:
         precision: str,
     ) -> None:
         num_patches = grid[0] * grid[1]
+        check_operations(model)
         self.size_bytes = students_size_bytes(model, grid, dim)
         names = [f"patch_tokens_{layer}" for layer in layers]
         self._run: Any = _OpenVino if runtime == "openvino" else _OnnxRuntime
@@ -72,6 +82,38 @@ class StudentRunner:
         pair = (np.ascontiguousarray(tokens)[None] for tokens in (tokens_j, tokens_k))
         found: NDArray[np.float32] = self._run(dict(zip(self._names, pair, strict=True)))[0]
         return found
+
+
+def known_tokens(num_patches: int, dim: int) -> NDArray[np.float32]:
+    """Tokens of blocks j and k, ``(2, N, D)`` float32, whose distances PyTorch told.
+
+    See `wire.KNOWN_TOKENS`.
+    """
+    step, width = KNOWN_TOKENS
+    numbers = np.arange(2 * num_patches * dim, dtype=np.float64)
+    spread = (numbers * step % 1.0 - 0.5) * width
+    return spread.astype(np.float32).reshape(2, num_patches, dim)
+
+
+def check_operations(model: Path) -> None:
+    """Refuse a graph that is more than a pair of students: a loop could keep the server for good.
+
+    Raises:
+        InspectionRefused: Naming what does not belong.
+    """
+    import openvino
+
+    try:
+        found = [op.get_type_name() for op in openvino.Core().read_model(model).get_ops()]
+    except Exception as error:
+        raise InspectionRefused(f"the students' graph cannot be run: {error}") from None
+    foreign = sorted(set(found) - _OPERATIONS)
+    if foreign or len(found) > _MAX_OPERATIONS:
+        what = ", ".join(foreign) or f"{len(found)} operations"
+        raise InspectionRefused(
+            f"the students' graph holds {what}, which no pair of students needs; publish what "
+            "'dinspect train' exports"
+        )
 
 
 class _OpenVino:

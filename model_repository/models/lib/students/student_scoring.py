@@ -61,7 +61,8 @@ class StudentScorer:
 
         Raises:
             InspectionRefused: If the image has another geometry than the product's.
-            ValueError: If the distances are not finite: backbone or students are broken.
+            ValueError: If there are numbers among them that are no distances: backbone or students
+                are broken.
         """
         record = self.record
         size = (record.image_size[0], record.image_size[1])
@@ -72,8 +73,8 @@ class StudentScorer:
                 "camera geometry"
             )
         distances = self._students.distances(tokens_j, tokens_k)
-        if not np.isfinite(distances).all():
-            raise ValueError("the students' distances are not finite")
+        if not ((distances >= 0) & np.isfinite(distances)).all():  # False for NaN, too
+            raise ValueError("the students put out numbers that are no distances")
         anomaly_score = map_score(anomaly_map(distances, size, record.map_rule))
         said = verdict(anomaly_score, record.normal_below, record.threshold)
         return Scored(distances, anomaly_score, said)
@@ -93,6 +94,8 @@ def find_map_thresholds(
 ) -> Thresholds:
     """Thresholds at which the stated shares of good parts are rejected or undecided.
 
+    From a single good part nothing is called normal.
+
     Args:
         distances: ``(images, rows, columns)`` float32 of good parts.
         image_size: Height and width of the references in pixels.
@@ -104,9 +107,11 @@ def find_map_thresholds(
     for index, one in enumerate(distances):  # one map at a time: they are as large as the images
         map_ = anomaly_map(one, image_size, rule)
         scores[index], peaks[index] = map_score(map_), map_.max()
+    normal_below = threshold_at(scores, false_positive_rate + undecided_rate)
     return Thresholds(
         threshold=threshold_at(scores, false_positive_rate),
-        normal_below=threshold_at(scores, false_positive_rate + undecided_rate),
+        # One good part does not show how good parts differ.
+        normal_below=normal_below if len(scores) > 1 else 0.0,
         defect_threshold=threshold_at(peaks, false_positive_rate),
         scores=[float(score) for score in scores],
     )

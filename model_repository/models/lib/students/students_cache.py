@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from refusals import InspectionRefused
-from student_runner import StudentRunner, check_fits
+from student_runner import StudentRunner, check_fits, students_size_bytes
 from student_scoring import StudentScorer
 from students_record import StudentsRecord
 from students_store import StudentsStore
 
-MAX_RECORDS = 4096
-"""Versions whose records are kept; each is a few kilobytes."""
+MAX_RECORDS = 256
+"""Versions whose records are kept; each names all its images."""
 
 
 class StudentsCache:
@@ -84,12 +84,13 @@ class StudentsCache:
         key = record.students_sha256
         if key not in self._runners:
             file = self._store.students_file(record)
-            runner = StudentRunner(
+            needed = students_size_bytes(file, record.patch_grid, record.dim)
+            check_fits(record.product, needed, self._max_bytes)
+            # Before the new ones take memory of their own.
+            while self._runners and self.loaded_bytes + needed > self._max_bytes:
+                self._runners.popitem(last=False)
+            self._runners[key] = StudentRunner(
                 file, record.layers, record.patch_grid, record.dim, self._runtime, self._precision
             )
-            check_fits(record.product, runner.size_bytes, self._max_bytes)
-            while self._runners and self.loaded_bytes + runner.size_bytes > self._max_bytes:
-                self._runners.popitem(last=False)
-            self._runners[key] = runner
         self._runners.move_to_end(key)
         return self._runners[key]

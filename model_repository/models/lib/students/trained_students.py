@@ -18,7 +18,7 @@ from durable_files import sha256_of_file
 from option_checks import is_number, require
 from refusals import InspectionRefused
 from served_size import ServedSize
-from student_runner import StudentRunner, check_fits
+from student_runner import StudentRunner, check_fits, known_tokens, students_size_bytes
 from student_scoring import find_map_thresholds
 from student_thresholds import LARGEST_SCORE, SCORE_UNIT
 from students_record import CROSS_FIT, IMAGE_SCORE, Distance, StudentsRecord
@@ -28,6 +28,9 @@ from version_record import Calibration, Change, read_json_strictly, read_record
 from wire import TRAINING_FILES, Method, l2bt_model
 
 _FLOATS = ("sigma_px", "false_positive_rate", "undecided_rate", "threshold", "normal_below")
+
+
+_TOLERANCE = {"fp16": 5e-3, "bf16": 3e-2}
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class TrainingReport:
         backbone_sha256: Digest of the backbone that computed the tokens.
         distance: What the graph computes.
         smoothing, sigma_px: How its distances become a map.
+        known_answer: PyTorch's distances of `student_runner.known_tokens`, by rows.
         training: How they were trained.
         references: Training images.
         good_images: Good images for the thresholds only.
@@ -57,6 +61,7 @@ class TrainingReport:
     distance: Distance
     smoothing: str
     sigma_px: float
+    known_answer: list[list[float]]
     training: dict[str, Any]
     references: list[dict[str, str]]
     good_images: list[dict[str, str]]
@@ -124,6 +129,24 @@ def size_of(report: TrainingReport, served: Sequence[ServedSize]) -> ServedSize:
     return size
 
 
+@dataclass(frozen=True)
+class StudentsRuntime:
+    """What runs students on this server, as it was assembled; see `StudentRunner`.
+
+    Attributes:
+        runtime: ``openvino``, else ONNX Runtime.
+        precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+    """
+
+    runtime: str
+    precision: str
+
+    @property
+    def tolerance(self) -> float:
+        """How far a distance may be off PyTorch's, relative to the largest."""
+        return _TOLERANCE.get(self.precision if self.runtime == "openvino" else "", 1e-4)
+
+
 def publish_students(
     arrived: ArrivingFiles,
     report: TrainingReport,
@@ -132,6 +155,7 @@ def publish_students(
     runtime: dict[str, str],
     operator: str,
     *,
+    run_by: StudentsRuntime,
     activate: bool,
     prepare: Callable[[], None],
 ) -> StudentsRecord:
@@ -144,6 +168,7 @@ def publish_students(
         store: Where the version goes.
         runtime: ``runtime`` and ``precision`` of the backbone right now.
         operator: Who publishes.
+        run_by: What will run the students; it must compute what PyTorch computed.
         activate: Whether the version is in force at once; a product's first always is.
         prepare: Called when all is checked, before the version appears.
 
@@ -152,10 +177,9 @@ def publish_students(
             another, or a threshold makes no sense.
     """
     folder = arrived.folder.path
-    runner = StudentRunner(
-        folder / STUDENTS_FILE, report.layers, size.grid, report.dim, "onnxruntime", "fp32"
-    )
-    check_fits(arrived.product, runner.size_bytes, arrived.max_bytes)
+    file = folder / STUDENTS_FILE
+    needed = students_size_bytes(file, size.grid, report.dim)
+    check_fits(arrived.product, needed, arrived.max_bytes)
     digests = {name: sha256_of_file(folder / name) for name in TRAINING_FILES[1:]}
     distances = read_distances(
         folder / GOOD_PARTS_FILE, digests[GOOD_PARTS_FILE], size.grid, "the good parts"
@@ -164,6 +188,7 @@ def publish_students(
     try:
         draft = _draft(arrived.product, report, size, runtime, operator, digests)
         _check(draft, store)  # before a map is drawn by it, which may take any time and memory
+        _prove(file, report, size, run_by)
         draft = _with_thresholds(draft, report, distances)
         _check(draft, store)
     except ValueError as error:  # the record contradicts itself
@@ -173,6 +198,29 @@ def publish_students(
         for name, digest in digests.items():
             staging.take(name, folder / name, digest)
         return staging.publish(draft, activate=activate)
+
+
+def _prove(file: Path, report: TrainingReport, size: ServedSize, run_by: StudentsRuntime) -> None:
+    """Hold the students, as they will be served, to PyTorch's known answer."""
+    expected = np.array(_rows_of(report.known_answer, size.grid), np.float32)
+    runner = StudentRunner(
+        file, report.layers, size.grid, report.dim, run_by.runtime, run_by.precision
+    )
+    found = runner.distances(*known_tokens(expected.size, report.dim))
+    worst = float(np.abs(found - expected).max()) / max(float(expected.max()), 1e-12)
+    if not worst <= run_by.tolerance:  # NaN is no agreement
+        raise InspectionRefused(
+            f"{run_by.runtime} in {run_by.precision} computes patch distances up to {worst:.2e} of "
+            f"the largest away from PyTorch's known answer, allowed are {run_by.tolerance:.0e}; "
+            "nothing was published. Send the students that training.json tells of, or assemble "
+            "with another --runtime or --precision"
+        )
+
+
+def _rows_of(known_answer: list[list[float]], grid: tuple[int, int]) -> list[list[float]]:
+    if [len(row) for row in known_answer] != [grid[1]] * grid[0]:
+        raise InspectionRefused(f"known_answer is not of the grid {grid[0]} x {grid[1]}")
+    return known_answer
 
 
 def _check_calibration(report: TrainingReport, num_distances: int) -> None:
