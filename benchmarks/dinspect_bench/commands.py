@@ -57,6 +57,9 @@ class DemoCommand:
         Raises:
             MissingDependencyError: If a package of the demo is not installed.
         """
+        from dinspect_export.threads import share_the_processor
+
+        share_the_processor()
         try:
             from dinspect_bench.demo import REPORT_FILE, DemoSettings, run_demo
         except ModuleNotFoundError as error:

@@ -45,7 +45,9 @@ class TrainCommand:
         """
         from dinspect_client import InspectionClient
         from dinspect_export.errors import MissingDependencyError
+        from dinspect_export.threads import share_the_processor
 
+        share_the_processor()
         try:
             from dinspect_server.student_training import train_product
         except ModuleNotFoundError as error:

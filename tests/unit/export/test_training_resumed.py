@@ -218,3 +218,19 @@ def test_file_that_is_no_checkpoint_is_refused_and_stays(cache, tmp_path, damage
     with pytest.raises(CheckpointError, match=f"{path} is .*delete it to train anew"):
         train(cache, checkpoint=path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_that_wait_give_way_unless_told_otherwise(before, after):
+    code = (
+        "import os, sys; from dinspect_export.threads import share_the_processor as share; share();"
+        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment = clean | before | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == after
