@@ -224,7 +224,7 @@ def _students(
         students = read_students(plan.students, backbone.name, backbone.pair)
         files = {path.name: sha256_of_file(path) for path in plan.students}
         return students, {"students": files}
-    with progress("students", 0) as done:
+    with progress("training students", 0) as done:
         students, report = train_students(
             cache,
             images.training_indices,
@@ -264,7 +264,7 @@ def _good_parts(
         return "good_images", measure_distances(
             students, cache, indices, backbone.grid, plan.distance
         )
-    with progress("cross-fit", 0) as done:
+    with progress("cross-fit: students of each half measure the other", 0) as done:
         return "cross_fit", cross_fit(
             cache,
             variant_by_name(backbone.name),

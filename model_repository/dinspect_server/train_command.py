@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinspect_client.commands import arguments
+from dinspect_client.commands.text import describe_version, threshold_note
 from dinspect_client.wire import L2BT_SIGMA_PX, Method
 
 if TYPE_CHECKING:
@@ -27,7 +29,14 @@ class TrainCommand:
         """Declare options and arguments."""
         arguments.add_product(parser)
         arguments.add_images(parser)
-        arguments.add_good_images(parser)
+        parser.add_argument(
+            "--good",
+            metavar="IMAGES",
+            nargs="+",
+            default=[],
+            type=Path,
+            help="other images of good parts, which set the thresholds and are not trained on",
+        )
         _add_training(parser)
         _add_scoring(parser)
         arguments.add_thresholds(parser, "default: found on good images, rates 5 % and 0")
@@ -61,12 +70,14 @@ class TrainCommand:
         if args.json:
             print(json.dumps(version.to_dict()))
             return 0
-        state = "in force" if in_force == version.version else "not in force"
-        print(
-            f"{version.product} version {version.version} is {state}: threshold "
-            f"{version.threshold:.4g}, inspected by {version.ensemble} "
-            f"(`dinspect inspect {version.product} --method l2bt IMAGES`)"
-        )
+        print(describe_version(version))
+        note = threshold_note(version)
+        if note:
+            print(note, file=sys.stderr)
+        is_in_force = in_force == version.version
+        name = version.product if is_in_force else version.reference
+        state = "it is in force" if is_in_force else f"version {in_force} is still in force"
+        print(f"{state}: `dinspect inspect {name} --method l2bt IMAGES`")
         return 0
 
 
@@ -228,6 +239,7 @@ def _progress(stage: str, num_steps: int) -> Iterator[Callable[[int], object]]:
     """A bar of so many images, or of percent when the stage does not say."""
     from tqdm import tqdm
 
+    print(f"{stage} ...", file=sys.stderr, flush=True)
     unit = "image" if num_steps else "%"
     total = num_steps or 100
     with tqdm(total=total, desc=stage, unit=unit, leave=False, disable=None) as bar:

@@ -10,6 +10,7 @@ from dinspect_client.client import InspectionClient
 from dinspect_client.commands import arguments
 from dinspect_client.commands.text import (
     describe_version,
+    foreground_note,
     loss_note,
     progress_bar,
     threshold_note,
@@ -85,7 +86,7 @@ def report_version(
         print(json.dumps(version.to_dict()))
     else:
         print(describe_version(version))
-    for note in (threshold_note(version), loss_note(version)):
+    for note in (threshold_note(version), foreground_note(version), loss_note(version)):
         if note:
             print(note, file=sys.stderr)
     if args.no_activate:

@@ -73,6 +73,18 @@ def threshold_note(version: VersionRecord) -> str:
     )
 
 
+def foreground_note(version: ProductVersion) -> str:
+    """Say when no part can be called normal because a reference has nothing but background."""
+    share = version.preprocessing.foreground_share
+    if share is None or share[0] > 0:
+        return ""
+    return (
+        "note: the background is masked, and one reference at least is all background, so that "
+        "no part will be called normal. Enrol anew with --texture if parts fill the image, or "
+        "without that reference"
+    )
+
+
 def loss_note(version: ProductVersion) -> str:
     """Say what a faster search or a thinner bank changes; nothing where it is exact."""
     loss = version.scoring.measured_loss

@@ -208,6 +208,15 @@ def test_note_tells_what_one_image_cannot_say() -> None:
     assert "answered undecided" in note_of(method="rotations_of_the_only_reference")
 
 
+def test_note_tells_that_nothing_will_be_normal() -> None:
+    """A reference without foreground makes every part one that may not be there."""
+    report = version_report("screw", 1)
+    for share, is_told in ((None, False), ([0.4, 0.9], False), ([0.0, 0.9], True)):
+        report["preprocessing"]["foreground_share"] = share
+        note = text.foreground_note(ProductVersion.from_report(report))
+        assert ("no part will be called normal" in note) is is_told
+
+
 def test_note_tells_what_a_search_loses() -> None:
     report = version_report("screw", 1)
     assert text.loss_note(ProductVersion.from_report(report)) == ""
