@@ -171,7 +171,7 @@ def test_parts_must_follow_each_other(other, exported):
     with pytest.raises(InferenceServerException, match="has 0 bytes so far"):
         manage(other, "gap", "import", content=bank[100:200], offset=100, **first)
     manage(other, "gap", "import", content=bank[:100], offset=0, **first)
-    with pytest.raises(InferenceServerException, match="imports 'gap', not 'else'"):
+    with pytest.raises(InferenceServerException, match="is for 'gap', not 'else'"):
         manage(other, "else", "import", content=bank[100:200], offset=100, **first)
     manage(other, "gap", "import", content=bank[100:200], offset=100, **first)
 
