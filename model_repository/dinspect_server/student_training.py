@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from dinspect_client.wire import KNOWN_TOKENS, L2BT_SIGMA_PX, TrainingKey, is_product_name
-from dinspect_export.artefact_store import exclusive
+from dinspect_export.artefact_store import LOCK_FILE, exclusive
 from dinspect_export.cross_fit import cross_fit, measure_distances
 from dinspect_export.manifest import sha256_of_file
 from dinspect_export.student_files import OFFICIAL_LAYERS, OFFICIAL_VARIANT
@@ -132,10 +132,19 @@ def train_product(
             activate=plan.activate,
             operator=plan.operator,
         )
-    if not plan.keep:
-        cache.remove()
-        shutil.rmtree(folder, ignore_errors=True)
+        if not plan.keep:
+            _clear(folder, cache)
     return version
+
+
+def _clear(folder: Path, cache: TokenCache) -> None:
+    """Remove what a training left, but for the lock, which another run may be waiting for."""
+    cache.remove()
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK_FILE:
+            path.unlink()
 
 
 def _images_of(plan: TrainingPlan) -> TrainingImages:
