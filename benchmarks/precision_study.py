@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dinspect_bench.datasets import DemoSplit, load_elpv, split_cells
+from dinspect_bench.datasets.elpv import DemoSplit, load_elpv, split_cells
 from dinspect_export.backbone import ExportableBackbone
 from dinspect_export.check_images import CheckImages, check_pixels
 from dinspect_export.checkpoints import load_checkpoint, network_from_checkpoint

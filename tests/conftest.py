@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cells():
     """The solar cells of elpv-dataset, as the demo reads them."""
-    from dinspect_bench.datasets import load_elpv
+    from dinspect_bench.datasets.elpv import load_elpv
 
     return load_elpv()
 
@@ -33,7 +33,7 @@ def cells():
 @pytest.fixture(scope="session")
 def split(cells):
     """The demo's own split: 32 references, 60 functional and 60 defective cells."""
-    from dinspect_bench.datasets import split_cells
+    from dinspect_bench.datasets.elpv import split_cells
 
     return split_cells(cells)
 

@@ -61,7 +61,7 @@ class DemoCommand:
 
         share_the_processor()
         try:
-            from dinspect_bench.demo import REPORT_FILE, DemoSettings, run_demo
+            from dinspect_bench.demo.run import REPORT_FILE, DemoSettings, run_demo
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 f"the demo needs the package {error.name}; install 'dinspect[demo]'"
@@ -122,13 +122,13 @@ class StudyCommand:
             MissingDependencyError: If a package of the demo is not installed.
         """
         try:
-            from dinspect_bench.bank_study import run_bank_study
-            from dinspect_bench.l2bt_shots_study import run_l2bt_shots_study
-            from dinspect_bench.l2bt_speed_study import run_l2bt_speed_study
-            from dinspect_bench.products_study import run_products_study
-            from dinspect_bench.shots_study import run_shots_study
-            from dinspect_bench.training_study import run_training_study
-            from dinspect_bench.zero_shot_study import run_zero_shot_study
+            from dinspect_bench.studies.banks import run_bank_study
+            from dinspect_bench.studies.l2bt_shots import run_l2bt_shots_study
+            from dinspect_bench.studies.l2bt_speed import run_l2bt_speed_study
+            from dinspect_bench.studies.products import run_products_study
+            from dinspect_bench.studies.shots import run_shots_study
+            from dinspect_bench.studies.training import run_training_study
+            from dinspect_bench.studies.zero_shot import run_zero_shot_study
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 f"a study needs the package {error.name}; install 'dinspect[demo]'"

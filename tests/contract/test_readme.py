@@ -25,7 +25,7 @@ def test_dinspect_commands_are_accepted(arguments):
 
 @pytest.mark.parametrize("arguments", commands("bench-latency"), ids=" ".join)
 def test_bench_latency_commands_are_accepted(arguments):
-    from dinspect_bench.latency_command import build_parser
+    from dinspect_bench.latency.command import build_parser
 
     build_parser().parse_args(arguments)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinspect_bench.random_weights import write_random_students
+from dinspect_bench.studies.random_weights import write_random_students
 from dinspect_client import InspectionClient, Verdict
 from dinspect_client.errors import RequestRejected
 

@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinspect_bench.datasets import DemoSplit
-from dinspect_bench.environment import describe_environment
-from dinspect_bench.gallery import Picture, choose_sections, files_of
-from dinspect_bench.latency import LatencySamples, SingleStreamRun, summarize
-from dinspect_bench.result import Enrolled, InspectedImage, Provenance, TrainedMethod, build_result
-from dinspect_bench.statistics import ServerTimes, StepTimes
+from dinspect_bench.datasets.elpv import DemoSplit
+from dinspect_bench.demo.gallery import Picture, choose_sections, files_of
+from dinspect_bench.demo.result import (
+    Enrolled,
+    InspectedImage,
+    Provenance,
+    TrainedMethod,
+    build_result,
+)
+from dinspect_bench.latency.single_stream import LatencySamples, SingleStreamRun, summarize
+from dinspect_bench.latency.statistics import ServerTimes, StepTimes
+from dinspect_bench.machine.environment import describe_environment
 from dinspect_client.wire import Verdict
 
 THRESHOLD = 0.5

@@ -1,0 +1,1 @@
+"""How well scores and maps tell good from bad."""

@@ -1,0 +1,1 @@
+"""The demo: from weights to a report of real solar cells."""

@@ -1,0 +1,147 @@
+"""What studies share: a server of their own, records that survive an interruption, tables."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dinspect_bench.errors import BenchmarkError
+from dinspect_bench.machine.environment import describe_environment
+from dinspect_client.wire import Method
+
+if TYPE_CHECKING:
+    from dinspect_client import InspectionClient
+    from dinspect_client.products import Product
+    from dinspect_server.embedded import EmbeddedTriton
+
+Record = dict[str, Any]
+
+
+class RecordFile:
+    """Records of a study, one JSON object per line, appended as they are measured.
+
+    Args:
+        path: The file; what it holds already is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def read(self) -> list[Record]:
+        """All whole records, oldest first; a line cut short by a kill is left out."""
+        if not self._path.exists():
+            return []
+        records = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+        return records
+
+    def append(self, record: Record) -> None:
+        """Add one record."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
+
+    def find(self, **key: Any) -> Record | None:
+        """The last record whose values are those of a key."""
+        for record in reversed(self.read()):
+            if all(record.get(name) == value for name, value in key.items()):
+                return record
+        return None
+
+
+@contextlib.contextmanager
+def own_server(
+    artefacts_dir: Path, precision: str, max_bank_bytes: int | None = None
+) -> Iterator[EmbeddedTriton]:
+    """A real Triton with an empty store of products, gone afterwards.
+
+    Args:
+        artefacts_dir: Exported artefacts.
+        precision: As `assemble` takes it.
+        max_bank_bytes: Memory for loaded banks; None for the default.
+
+    Raises:
+        BenchmarkError: If the artefacts are not there.
+    """
+    from dinspect_server.assemble import DEFAULT_MAX_BANK_BYTES, ServingOptions, assemble
+    from dinspect_server.embedded import EmbeddedTriton
+
+    if not artefacts_dir.is_dir():
+        raise BenchmarkError(
+            f"there are no artefacts in {artefacts_dir}; run 'make demo', or name a folder that "
+            "'dinspect export' wrote"
+        )
+    limit = max_bank_bytes or DEFAULT_MAX_BANK_BYTES
+    with tempfile.TemporaryDirectory(prefix="dinspect-study-") as folder:
+        options = ServingOptions(precision=precision, max_bank_bytes=limit)
+        assemble(artefacts_dir, Path(folder), options)
+        with EmbeddedTriton(Path(folder)) as server:
+            yield server
+
+
+def bank_of(client: InspectionClient, name: str) -> Product:
+    """A product as AnomalyDINO inspects it; L2BT may inspect one of the same name.
+
+    Raises:
+        BenchmarkError: If AnomalyDINO does not inspect it.
+        InspectionError: If the server has no such product.
+    """
+    for product in client.products(name):
+        if product.method == Method.ANOMALY_DINO:
+            return product
+    raise BenchmarkError(f"product {name} has no memory bank; enrol it first")
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def mean_std(records: Sequence[Record], key: str, digits: int = 3) -> str:
+    """Mean ± standard deviation (n - 1) of a figure, for a table; a single one has no deviation."""
+    values = np.array([record[key] for record in records], dtype=np.float64)
+    spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"
+
+
+def rise_remark(name: str, counts: Sequence[int], means: Sequence[float], unit: str) -> str:
+    """One line on whether a mean AUROC rises from each number of images to the next.
+
+    Args:
+        name: What was inspected.
+        counts: Numbers of images, ascending.
+        means: Mean AUROC of each.
+        unit: What is counted, ``shots``.
+    """
+    steps = list(zip(counts, counts[1:], means, means[1:], strict=False))
+    flat = "; ".join(
+        f"from {a} to {b} {unit} ({before:.3f} to {after:.3f})"
+        for a, b, before, after in steps
+        if after <= before
+    )
+    if not steps:
+        return f"{name}: one number of {unit} does not show whether the mean AUROC rises."
+    if not flat:
+        return f"{name}: the mean AUROC rises with every step."
+    elsewhere = ", and rises elsewhere" if any(b > a for *_, a, b in steps) else ""
+    return f"{name}: the mean AUROC does not rise {flat}{elsewhere}."
+
+
+def measured_on() -> str:
+    """One line on machine and commit, for the foot of a table."""
+    facts = describe_environment()
+    cpu, git = facts["cpu"], facts["git"]
+    commit = "outside a checkout" if git is None else f"commit {git['commit'][:12]}"
+    if git is not None and git["changed_files"]:
+        commit += " with changes"
+    flags = ", ".join(cpu["flags"])
+    return f"{cpu['usable_cores']} cores of {cpu['model']} ({flags}), {commit}."
