@@ -19,14 +19,9 @@ from dinspect_bench.datasets.elpv import load_elpv, split_cells
 from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.files import write_text_atomically
 from dinspect_bench.latency.single_stream import SingleStreamRun, measure_single_stream
-from dinspect_bench.studies.records import (
-    Record,
-    RecordFile,
-    bank_of,
-    markdown_table,
-    measured_on,
-    own_server,
-)
+from dinspect_bench.markdown import markdown_table, measured_on
+from dinspect_bench.records import Record, RecordFile
+from dinspect_bench.studies.common import bank_of, own_server
 
 if TYPE_CHECKING:
     from dinspect_client import InspectionClient

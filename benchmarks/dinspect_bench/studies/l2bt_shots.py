@@ -19,9 +19,10 @@ from dinspect_bench.accuracy.image_metrics import image_auroc
 from dinspect_bench.datasets.elpv import Cell, DemoSplit, load_elpv, split_cells
 from dinspect_bench.files import write_text_atomically
 from dinspect_bench.progress import stage_bar
+from dinspect_bench.records import Record, RecordFile
 from dinspect_bench.studies import shots as shots_study
+from dinspect_bench.studies.common import own_server
 from dinspect_bench.studies.l2bt_shots_table import format_l2bt_shots
-from dinspect_bench.studies.records import Record, RecordFile, own_server
 from dinspect_bench.studies.shots import held_out_labels, inspect_held_out
 from dinspect_client.wire import Method
 

@@ -6,13 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dinspect_bench.studies.records import (
-    Record,
-    markdown_table,
-    mean_std,
-    measured_on,
-    rise_remark,
-)
+from dinspect_bench.markdown import markdown_table, measured_on
+from dinspect_bench.records import Record
+from dinspect_bench.studies.common import mean_std, rise_remark
 
 PAPER_AUROC = {5: 0.879, 10: 0.897, 50: 0.927}
 """Image AUROC by training images on VisA, ViT-B/14 at high resolution (L2BT, Table 3, "Ours")."""

@@ -29,8 +29,9 @@ from dinspect_bench.latency.single_stream import SingleStreamRun, measure_single
 from dinspect_bench.latency.statistics import ServerTimes, StatisticsReader, StepTimes
 from dinspect_bench.machine.operations import backbone_operations, students_operations
 from dinspect_bench.machine.resident_memory import PeakMemory, model_process, server_processes
+from dinspect_bench.records import Record, RecordFile
+from dinspect_bench.studies.common import own_server
 from dinspect_bench.studies.l2bt_speed_table import format_l2bt_speed
-from dinspect_bench.studies.records import Record, RecordFile, own_server
 from dinspect_client import wire
 from dinspect_client.wire import Method, TrainingKey
 from dinspect_export.geometry import grid_from_size

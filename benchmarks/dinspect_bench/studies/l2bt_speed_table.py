@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dinspect_bench.machine.operations import backbone_operations, students_operations
-from dinspect_bench.studies.records import Record, markdown_table, measured_on
+from dinspect_bench.markdown import markdown_table, measured_on
+from dinspect_bench.records import Record
 from dinspect_export.variants import variant_by_name
 
 PAPER_MS = 1.786

@@ -13,14 +13,9 @@ from dinspect_bench.datasets.elpv import load_elpv
 from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.files import write_text_atomically
 from dinspect_bench.machine.resident_memory import PeakMemory, model_process
-from dinspect_bench.studies.records import (
-    Record,
-    RecordFile,
-    bank_of,
-    markdown_table,
-    measured_on,
-    own_server,
-)
+from dinspect_bench.markdown import markdown_table, measured_on
+from dinspect_bench.records import Record, RecordFile
+from dinspect_bench.studies.common import bank_of, own_server
 
 IMAGES_EACH = 8
 PREPROCESSING = "informed"

@@ -16,15 +16,9 @@ from tqdm import tqdm
 from dinspect_bench.accuracy.image_metrics import counts_at_threshold, image_auroc
 from dinspect_bench.datasets.elpv import DemoSplit, load_elpv, split_cells
 from dinspect_bench.files import write_text_atomically
-from dinspect_bench.studies.records import (
-    Record,
-    RecordFile,
-    markdown_table,
-    mean_std,
-    measured_on,
-    own_server,
-    rise_remark,
-)
+from dinspect_bench.markdown import markdown_table, measured_on
+from dinspect_bench.records import Record, RecordFile
+from dinspect_bench.studies.common import mean_std, own_server, rise_remark
 from dinspect_client.wire import Method
 
 if TYPE_CHECKING:

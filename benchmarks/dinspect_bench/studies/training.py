@@ -21,10 +21,11 @@ from tqdm import tqdm
 from dinspect_bench.datasets.elpv import FUNCTIONAL_PROBABILITY, load_elpv
 from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.files import write_text_atomically
+from dinspect_bench.records import Record, RecordFile
+from dinspect_bench.studies.common import own_server
 from dinspect_bench.studies.l2bt_speed import enlarged_png
 from dinspect_bench.studies.official_loop import OfficialLoop
 from dinspect_bench.studies.random_weights import export_random_backbone, write_random_backbone
-from dinspect_bench.studies.records import Record, RecordFile, own_server
 from dinspect_bench.studies.training_table import format_training
 from dinspect_client import wire
 from dinspect_export.backbone import ExportableBackbone

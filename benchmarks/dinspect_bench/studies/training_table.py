@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinspect_bench.machine.operations import backbone_operations, students_operations
-from dinspect_bench.studies.records import Record, markdown_table, measured_on
+from dinspect_bench.markdown import markdown_table, measured_on
+from dinspect_bench.records import Record
 from dinspect_export.geometry import grid_from_size
 from dinspect_export.variants import variant_by_name
 

@@ -12,13 +12,9 @@ from dinspect_bench.accuracy.image_metrics import image_auroc
 from dinspect_bench.datasets.elpv import load_elpv, split_cells
 from dinspect_bench.files import write_text_atomically
 from dinspect_bench.machine.resident_memory import PeakMemory, server_processes
-from dinspect_bench.studies.records import (
-    Record,
-    RecordFile,
-    markdown_table,
-    measured_on,
-    own_server,
-)
+from dinspect_bench.markdown import markdown_table, measured_on
+from dinspect_bench.records import Record, RecordFile
+from dinspect_bench.studies.common import own_server
 
 KINDS = ("mono", "poly")
 NUM_IMAGES = 300

@@ -11,14 +11,9 @@ import pytest
 
 from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.machine.resident_memory import PeakMemory, model_process
-from dinspect_bench.studies.records import (
-    RecordFile,
-    bank_of,
-    markdown_table,
-    mean_std,
-    own_server,
-    rise_remark,
-)
+from dinspect_bench.markdown import markdown_table
+from dinspect_bench.records import RecordFile
+from dinspect_bench.studies.common import bank_of, mean_std, own_server, rise_remark
 
 _ALLOCATES = """
 import sys

@@ -1,60 +1,23 @@
-"""What studies share: a server of their own, records that survive an interruption, tables."""
+"""What studies share: a server of their own, products on it, and what a table says of figures."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dinspect_bench.errors import BenchmarkError
-from dinspect_bench.machine.environment import describe_environment
+from dinspect_bench.records import Record
 from dinspect_client.wire import Method
 
 if TYPE_CHECKING:
     from dinspect_client import InspectionClient
     from dinspect_client.products import Product
     from dinspect_server.embedded import EmbeddedTriton
-
-Record = dict[str, Any]
-
-
-class RecordFile:
-    """Records of a study, one JSON object per line, appended as they are measured.
-
-    Args:
-        path: The file; what it holds already is kept.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    def read(self) -> list[Record]:
-        """All whole records, oldest first; a line cut short by a kill is left out."""
-        if not self._path.exists():
-            return []
-        records = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-        return records
-
-    def append(self, record: Record) -> None:
-        """Add one record."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
-
-    def find(self, **key: Any) -> Record | None:
-        """The last record whose values are those of a key."""
-        for record in reversed(self.read()):
-            if all(record.get(name) == value for name, value in key.items()):
-                return record
-        return None
 
 
 @contextlib.contextmanager
@@ -100,12 +63,6 @@ def bank_of(client: InspectionClient, name: str) -> Product:
     raise BenchmarkError(f"product {name} has no memory bank; enrol it first")
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
-
-
 def mean_std(records: Sequence[Record], key: str, digits: int = 3) -> str:
     """Mean ± standard deviation (n - 1) of a figure, for a table; a single one has no deviation."""
     values = np.array([record[key] for record in records], dtype=np.float64)
@@ -134,14 +91,3 @@ def rise_remark(name: str, counts: Sequence[int], means: Sequence[float], unit: 
         return f"{name}: the mean AUROC rises with every step."
     elsewhere = ", and rises elsewhere" if any(b > a for *_, a, b in steps) else ""
     return f"{name}: the mean AUROC does not rise {flat}{elsewhere}."
-
-
-def measured_on() -> str:
-    """One line on machine and commit, for the foot of a table."""
-    facts = describe_environment()
-    cpu, git = facts["cpu"], facts["git"]
-    commit = "outside a checkout" if git is None else f"commit {git['commit'][:12]}"
-    if git is not None and git["changed_files"]:
-        commit += " with changes"
-    flags = ", ".join(cpu["flags"])
-    return f"{cpu['usable_cores']} cores of {cpu['model']} ({flags}), {commit}."
