@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinspect_export.errors import StorageError
+from dinspect_export.recipes import PRECISIONS
 from dinspect_export.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class ExportCommand:
             help="blocks whose tokens to put out (default: 8 and 12 of 12, 16 and 24 of 24, "
             "27 and 40 of 40)",
         )
-        parser.add_argument("--precision", choices=["fp32", "fp16"], nargs="+", default=["fp32"])
+        parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["fp32"])
         parser.add_argument(
             "--check-images",
             nargs="+",

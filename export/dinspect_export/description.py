@@ -22,6 +22,7 @@ else:
 
 DEFAULT_FILE = "engines.toml"
 Precision = Literal["fp32", "fp16"]
+BackbonePrecision = Literal["fp32", "fp16", "int8"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -76,7 +77,6 @@ class _Graphs(_Entry):
     variant: str
     layers: list[Count] | None = None
     sizes: Annotated[list[str], Field(min_length=1)]
-    precisions: Annotated[list[Precision], Field(min_length=1)] = ["fp32", "fp16"]
     batch: Batch = Batch()
 
     @field_validator("sizes", mode="before")
@@ -105,6 +105,7 @@ class Backbone(_Graphs):
     """
 
     weights: str = "meta"
+    precisions: Annotated[list[BackbonePrecision], Field(min_length=1)] = ["fp32", "fp16"]
 
 
 class Students(_Graphs):
@@ -128,6 +129,7 @@ class Students(_Graphs):
     forward: Path | None = None
     backward: Path | None = None
     layers: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    precisions: Annotated[list[Precision], Field(min_length=1)] = ["fp32", "fp16"]
     normalisation: Literal["l2", "none"] = "l2"
     metric: Literal["euclidean", "cosine"] = "euclidean"
     combination: Literal["product", "sum", "forward", "backward"] = "product"

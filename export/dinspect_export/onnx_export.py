@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from dinspect_export.manifest import (
 from dinspect_export.onnx_graph import write_graph
 from dinspect_export.precision import with_half_matmuls
 from dinspect_export.proof import Proof
+from dinspect_export.quantisation import quantise_linear_layers
 from dinspect_export.recipes import BackboneRecipe, backbone_recipe, patch_tokens_name
 from dinspect_export.runtimes import PIXELS, OnnxRuntimeRunner, PyTorchRunner
 from dinspect_export.variants import variant_by_name
@@ -132,6 +134,9 @@ def write_backbone(model: ExportableBackbone, path: Path, recipe: BackboneRecipe
         path: Target file.
         recipe: Gives precision, opset and batch.
     """
+    if recipe.precision == "int8":
+        _write_quantised(model, path, recipe)
+        return
     if recipe.precision == "fp16":
         model = ExportableBackbone(with_half_matmuls(model.network), model.grid, model.layers)
     height, width = model.input_size
@@ -144,6 +149,13 @@ def write_backbone(model: ExportableBackbone, path: Path, recipe: BackboneRecipe
         opset=recipe.opset,
         batch=recipe.batch,
     )
+
+
+def _write_quantised(model: ExportableBackbone, path: Path, recipe: BackboneRecipe) -> None:
+    with tempfile.TemporaryDirectory(prefix="dinspect-int8-") as folder:
+        whole = Path(folder) / MODEL_FILE
+        write_backbone(model, whole, replace(recipe, precision="fp32"))
+        quantise_linear_layers(whole, path)
 
 
 def export_backbones(

@@ -50,6 +50,7 @@ class Verdict:
 _OPENVINO_PRECISIONS: dict[str, dict[str, str]] = {
     "fp32": {"f32": "fp32", "f16": "fp16"},
     "fp16": {},
+    "int8": {"f32": "int8"},
 }
 
 
@@ -158,7 +159,8 @@ def _candidates(
         if item.name in served:
             start = _starting(ServedRunner, served[item.name], item.name, item.recipe.layers)
             # What a server runs a graph in is its own choice.
-            yield _Candidate(item.name, "served", TOLERANCES["fp16"], smallest, start)
+            served_in = TOLERANCES["int8" if item.precision == "int8" else "fp16"]
+            yield _Candidate(item.name, "served", served_in, smallest, start)
     for engine in engines:
         kept = TOLERANCES[engine.graph.precision]
         start = _starting(EngineRunner, engine.path / ENGINE_FILE, engine.target)

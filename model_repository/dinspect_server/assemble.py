@@ -44,10 +44,10 @@ NATIVE_ONNXRUNTIME = "triton-onnxruntime"
 NATIVE_TENSORRT = "triton-tensorrt"
 NATIVE = (NATIVE_ONNXRUNTIME, NATIVE_TENSORRT)
 RUNTIMES = ("openvino", "onnxruntime", *NATIVE)
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 _PRECISIONS_OF = {
     "openvino": PRECISIONS,
-    "onnxruntime": ("auto", "fp32"),
+    "onnxruntime": ("auto", "fp32", "int8"),
     NATIVE_ONNXRUNTIME: ("auto", "fp32", "fp16"),
     NATIVE_TENSORRT: ("auto", "fp32", "fp16"),
 }
@@ -66,9 +66,11 @@ class ServingOptions:
         runtime: ``openvino`` or ``onnxruntime`` run the backbone inside the Python backend, on the
             CPU; ``triton-onnxruntime`` and ``triton-tensorrt`` leave it to the native backends of
             NVIDIA's container, on its GPU.
-        precision: Of the backbone: ``auto``, ``fp32``, ``fp16`` or ``bf16``. OpenVINO decides
-            ``auto`` when the model loads, for the processor it loads on; the others run a graph in
-            the precision it was exported in, and ``auto`` is FP16 for TensorRT and FP32 else.
+        precision: Of the backbone: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8``. OpenVINO
+            decides ``auto`` when the model loads, for the processor it loads on; the others run a
+            graph in the precision it was exported in, and ``auto`` is FP16 for TensorRT and FP32
+            else. ``int8`` needs a graph exported in it; what it leaves in floating point, the
+            search and the students run as ``auto``.
         max_bank_bytes: Memory for loaded banks, and as much for loaded students, per input size.
 
     Raises:
@@ -98,6 +100,8 @@ class ServingOptions:
         """Precision of the exported graph that is served."""
         if self.runtime == NATIVE_TENSORRT and self.precision == "auto":
             return "fp16"
+        if self.precision == "int8":
+            return "int8"
         return self.precision if self.runtime in NATIVE and self.precision != "auto" else "fp32"
 
     @property
@@ -108,7 +112,12 @@ class ServingOptions:
     @property
     def search_precision(self) -> str:
         """Precision of the search, which stays on the CPU."""
-        return "auto" if self.runtime in NATIVE else self.precision
+        return "auto" if self.runtime in NATIVE else self.unquantised_precision
+
+    @property
+    def unquantised_precision(self) -> str:
+        """Precision of what no INT8 graph is made of: the search and the students."""
+        return "auto" if self.precision == "int8" else self.precision
 
 
 def assemble(
@@ -293,7 +302,11 @@ def _write_input_size(
     write_python_model(models, "cosine_knn", knn)
     if backbone.takes_students:
         students = configs.students_config(
-            backbone, digest, options.students_runtime, options.precision, options.max_bank_bytes
+            backbone,
+            digest,
+            options.students_runtime,
+            options.unquantised_precision,
+            options.max_bank_bytes,
         )
         write_python_model(models, "students", students)
         write_config(models, ensembles_of.patch_tokens_config(backbone))
@@ -320,7 +333,7 @@ def _write_shared_models(
     manage = configs.manage_config(
         json.dumps(sizes),
         options.search_precision,
-        (options.students_runtime, options.precision),
+        (options.students_runtime, options.unquantised_precision),
         options.max_bank_bytes,
     )
     write_templates(write_python_model(models, "manage", manage), backbones)

@@ -53,7 +53,7 @@ class AssembleCommand:
         )
         parser.add_argument(
             "--precision",
-            choices=("auto", "fp32", "fp16", "bf16"),
+            choices=("auto", "fp32", "fp16", "bf16", "int8"),
             default="auto",
             help="of the backbone and the search; auto takes the fastest that this processor has "
             "units for and that reproduces PyTorch's known answer",

@@ -48,7 +48,7 @@ def test_defaults_and_paths(tmp_path):
         (SMALL.replace("tensorrt-rtx", "onnx"), r"engine\.0\.target: .*'tensorrt' or 'tensorrt-rtx'"),
         (SMALL.replace("layers = [1]", "layers = [0]"), r"backbone\.0\.layers\.0: .*greater than"),
         (SMALL.replace("layers = [1]", "batch = {min = 3, max = 2}"), "expected min <= opt <= max"),
-        (SMALL.replace("layers = [1]", 'precisions = ["int8"]'), "'fp32' or 'fp16'"),
+        (SMALL.replace("layers = [1]", 'precisions = ["int4"]'), "'fp32', 'fp16' or 'int8'"),
         (SMALL.replace('"8.6"', "8.6"), r"compute_capabilities\.0: Input should be a valid string"),
         (SMALL.replace('"8.6"', '"sm_86"'), r"compute_capabilities\.0: String should match"),
         (SMALL.replace("sizes = [56]", "sizes = []"), r"backbone\.0\.sizes: List should have"),

@@ -305,7 +305,9 @@ def test_graph_of_another_batch_cannot_be_served(with_engines, tmp_path):
     [
         ("openvino", "auto", "fp32", "auto"),
         ("openvino", "fp16", "fp32", "fp16"),
+        ("openvino", "int8", "int8", "auto"),
         ("onnxruntime", "fp32", "fp32", "fp32"),
+        ("onnxruntime", "int8", "int8", "auto"),
         ("triton-onnxruntime", "auto", "fp32", "auto"),
         ("triton-onnxruntime", "fp16", "fp16", "auto"),
         ("triton-tensorrt", "auto", "fp16", "auto"),
