@@ -101,6 +101,52 @@ def image_auroc_interval(
     return float(low), float(high)
 
 
+def average_precision(is_defective: Sequence[bool], scores: Sequence[float]) -> float:
+    """Mean precision over the bad parts, each at its own score as the threshold.
+
+    It is the area under the steps of the precision-recall curve, nothing interpolated.
+
+    Args:
+        is_defective: Truth per image.
+        scores: Anomaly score per image, higher is worse.
+
+    Returns:
+        A number in (0, 1]; guessing gives about the share of bad parts.
+
+    Raises:
+        MetricError: As `image_auroc`.
+    """
+    labels, values = _checked(is_defective, scores)
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(labels, values))
+
+
+def image_f1_max(is_defective: Sequence[bool], scores: Sequence[float]) -> float:
+    """Largest F1 of any threshold: the harmonic mean of precision and recall.
+
+    The threshold is chosen with the truth in hand, so it bounds what a calibrated one can reach.
+
+    Args:
+        is_defective: Truth per image.
+        scores: Anomaly score per image, higher is worse.
+
+    Returns:
+        A number in (0, 1]; calling every part bad gives ``2b / (1 + b)`` with a share ``b`` of bad
+        parts, so it is never below that.
+
+    Raises:
+        MetricError: As `image_auroc`.
+    """
+    labels, values = _checked(is_defective, scores)
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(labels, values)
+    found = recall > 0  # above every bad part's score precision and recall are both 0
+    f1 = 2 * precision[found] * recall[found] / (precision[found] + recall[found])
+    return float(f1.max())
+
+
 def roc_points(is_defective: Sequence[bool], scores: Sequence[float]) -> list[tuple[float, float]]:
     """Corners of the ROC curve from (0, 0) to (1, 1).
 
@@ -150,7 +196,7 @@ def _checked(
         raise MetricError(f"{labels.shape} labels and {values.shape} scores must pair up")
     if labels.all() or not labels.any():
         what = "functional" if labels.all() else "defective"
-        raise MetricError(f"the AUROC needs both classes; there is no {what} image among them")
+        raise MetricError(f"both classes are needed; there is no {what} image among them")
     if not np.isfinite(values).all():
         index = int(np.flatnonzero(~np.isfinite(values))[0])
         raise MetricError(f"score {values[index]} of image {index} is not a finite number")
