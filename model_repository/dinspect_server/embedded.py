@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import re
 import secrets
@@ -30,9 +31,13 @@ from dinspect_server.known_answer import check_round_trip
 from dinspect_server.model_sources import MODELS_FOLDER
 from dinspect_server.supervisor import StubSupervisor
 
+logger = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 180.0
 EXIT_TIMEOUT_S = 10
 LOOPBACK = "127.0.0.1"
+_START_ATTEMPTS = 3
+_LOST_LOCK = "boost::interprocess::lock_exception"
 _STUB_SHARED_MEMORY_BYTES = 16 << 20
 _LOG_TAIL_LINES = 8
 _LOG_ERROR_LINES = 40
@@ -157,16 +162,32 @@ class EmbeddedTriton:
         self.endpoints = Endpoints(asked.host, *free_ports(asked.host, ports))
         self._lock = lock_repository(self.repository)
         try:
-            self._process = self._launch(installation)
-            self._wait_until_ready()
+            self._launch_until_ready(installation)
             client = grpc_client(self.grpc_url)
             self.version = check_round_trip(client, self._labels())
             headers = {"triton-grpc-protocol-admin-key": self._admin_key}
-            self._supervisor = StubSupervisor(self._process.pid, client, headers)
+            self._supervisor = StubSupervisor(self.process_id, client, headers)
             self._supervisor.start()
         except BaseException:
             self.stop()
             raise
+
+    def _launch_until_ready(self, installation: Installation) -> None:
+        """Start the process; once more if it gave up because the machine was too busy.
+
+        Where 15 processes shared two cores, Triton 2.51 was seen to abort while it started its
+        stubs, by an exception from a lock it shares with them. The next start went well.
+        """
+        for attempt in range(1, _START_ATTEMPTS + 1):
+            self._process = self._launch(installation)
+            try:
+                self._wait_until_ready()
+            except StartError:
+                if attempt == _START_ATTEMPTS or _LOST_LOCK not in self.log_excerpt():
+                    raise
+                logger.warning("this machine is too busy for Triton to start in time; once more")
+            else:
+                return
 
     def _launch(self, installation: Installation) -> subprocess.Popen[bytes]:
         if self.log_path.exists():

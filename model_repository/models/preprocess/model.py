@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from image_preparation import backbone_pixels, decode_image, padded_pixels
 from refusals import InspectionRefused
-from triton_requests import answer_each, array, start, tensor
+from triton_requests import DurationCounters, answer_each, array, start, tensor
 from wire import IMAGE, IMAGE_RGB
 
 _PREPARATIONS = {"pixels": backbone_pixels, "pixels_padded": padded_pixels}
 """AnomalyDINO's and L2BT's."""
+_DECODE, _RESIZE = "decode", "resize"
 
 
 class TritonPythonModel:
@@ -25,20 +26,31 @@ class TritonPythonModel:
         rows, columns = parameters["grid"].split(",")
         self.grid = (int(rows), int(columns))
         self.raw = parameters["input"] == IMAGE_RGB.name
+        parts = {
+            _DECODE: "taking images from requests and decoding them",
+            _RESIZE: "bringing images to the backbone's size",
+        }
+        self.durations = DurationCounters(args, parts)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Prepare each request's images."""
         return answer_each(requests, self._answer)
 
+    def finalize(self) -> None:
+        """Report what is not reported yet."""
+        self.durations.close()
+
     def _answer(self, request: Any) -> list[Any]:
-        images = self._images(request)
+        with self.durations.measure(_DECODE):
+            images = self._images(request)
         # Inside an ensemble only what its step maps is asked for: one of the two.
         wanted = request.requested_output_names()
-        outputs = [
-            tensor(name, np.stack([prepare(image, self.grid) for image in images]), np.uint8)
-            for name, prepare in _PREPARATIONS.items()
-            if name in wanted
-        ]
+        with self.durations.measure(_RESIZE):
+            outputs = [
+                tensor(name, np.stack([prepare(image, self.grid) for image in images]), np.uint8)
+                for name, prepare in _PREPARATIONS.items()
+                if name in wanted
+            ]
         sizes = [image.shape[:2] for image in images]
         return [*outputs, tensor("image_size", sizes, np.int32)]
 
