@@ -1,4 +1,4 @@
-"""The commands ``dinspect demo`` and ``dinspect study``. Heavy imports wait until it runs."""
+"""The commands ``dinspect demo``, ``study`` and ``report``. Heavy imports wait until they run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dinspect_bench.errors import MissingDependencyError
+from dinspect_bench.errors import BenchmarkError, MissingDependencyError
 
 _STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
     "shots": (
@@ -30,8 +30,19 @@ _STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"kinds": ("mono",), "shots": (1, 2), "seeds": (0,), "num_held_out": 3},
     ),
     "training": ("training.md", {"cases": ("quick",)}),
+    "peers": ("peers.md", {"cases": ("anomaly_dino_448",), "num_rounds": 2, "num_inspected": 3}),
+    "latency": (
+        "latency.md",
+        {
+            "rows": ("s-224-1-no_mask_no_rotation", "s-224-2-agnostic", "l2bt-s-224"),
+            "seconds_each": 0.0,
+            "peak_s": 0.5,
+        },
+    ),
 }
 """Studies: the file of their table, and what ``--quick`` changes."""
+_OF_PRECISIONS = ("banks", "peers", "latency")
+"""Studies that can be told in what precisions the server runs."""
 
 
 class DemoCommand:
@@ -94,7 +105,8 @@ class StudyCommand:
             help="accuracy by the number of references; time and accuracy by bank and search; "
             "memory and time with hundreds of products; the same without references; L2BT's time "
             "and memory at 1036 x 1036, step by step; L2BT's accuracy by the number of training "
-            "images; its training time with the teacher in every step and once",
+            "images; its training time with the teacher in every step and once; ours beside "
+            "anomalib in the same run (see `dinspect install-peers`); the papers' latency tables",
         )
         parser.add_argument(
             "--artefacts",
@@ -102,7 +114,7 @@ class StudyCommand:
             default=Path("build/demo"),
             metavar="DIR",
             help="exported artefacts (default: %(default)s, which `make demo` makes); l2bt-1036 "
-            "and training make their own",
+            "and training make their own, latency and peers in a folder beside it",
         )
         parser.add_argument(
             "--output",
@@ -112,19 +124,37 @@ class StudyCommand:
             "as .jsonl, and a study that was killed goes on from them",
         )
         parser.add_argument(
+            "--precision",
+            nargs="+",
+            metavar="NAME",
+            help="of the server, as `dinspect assemble` takes it, each measured in turn; for "
+            f"{' and '.join(_OF_PRECISIONS)} (default: the study's own)",
+        )
+        parser.add_argument(
             "--quick", action="store_true", help="a few images only, to see that it works"
+        )
+        parser.add_argument(
+            "--rows",
+            nargs="+",
+            metavar="ROW",
+            help="latency only: rows of its tables to measure, such as s-448-16-agnostic, "
+            "l-448-1-agnostic, l2bt-b-1036 or 's-672-*' (default: those that take a quarter of an "
+            "hour)",
         )
 
     def run(self, args: argparse.Namespace) -> int:
         """Measure and print the table.
 
         Raises:
+            BenchmarkError: If a precision or a row is named for a study that does not take one.
             MissingDependencyError: If a package of the demo is not installed.
         """
         try:
             from dinspect_bench.studies.banks import run_bank_study
             from dinspect_bench.studies.l2bt_shots import run_l2bt_shots_study
             from dinspect_bench.studies.l2bt_speed import run_l2bt_speed_study
+            from dinspect_bench.studies.latency_protocol import run_latency_study
+            from dinspect_bench.studies.peers import run_peers_study
             from dinspect_bench.studies.products import run_products_study
             from dinspect_bench.studies.shots import run_shots_study
             from dinspect_bench.studies.training import run_training_study
@@ -143,6 +173,64 @@ class StudyCommand:
             "l2bt-1036": run_l2bt_speed_study,
             "l2bt-shots": partial(run_l2bt_shots_study, args.artefacts),
             "training": run_training_study,
+            "peers": partial(run_peers_study, args.artefacts.parent / "latency"),
+            "latency": partial(run_latency_study, args.artefacts.parent / "latency"),
         }
-        print(studies[args.study](output, **(quick if args.quick else {})))
+        options = dict(quick) if args.quick else {}
+        if args.precision:
+            if args.study not in _OF_PRECISIONS:
+                raise BenchmarkError(
+                    f"the study {args.study} takes no --precision; "
+                    f"{' and '.join(_OF_PRECISIONS)} do"
+                )
+            options["precisions"] = tuple(args.precision)
+        if args.rows:
+            if args.study != "latency":
+                raise BenchmarkError(f"the study {args.study} takes no --rows; latency does")
+            options["rows"] = tuple(args.rows)
+        print(studies[args.study](output, **options))
+        return 0
+
+
+class ReportCommand:
+    """One report of many records, ours beside the papers' and the peers' figures."""
+
+    help = "write a report of records: latency, accuracy, ours beside the papers' figures"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+        parser.add_argument(
+            "records",
+            nargs="+",
+            type=Path,
+            metavar="RECORDS.jsonl",
+            help="files that bench-latency, bench-accuracy and the studies wrote; several machines "
+            "and commits are told apart",
+        )
+        parser.add_argument(
+            "--output",
+            type=Path,
+            default=Path("out/report"),
+            metavar="DIR",
+            help="folder of report.md and report.html (default: %(default)s)",
+        )
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Read the records and write both files.
+
+        Raises:
+            MissingDependencyError: If a package of the benchmarks is not installed.
+            ReportError: If a record cannot be shown; the message names file and line.
+        """
+        try:
+            from dinspect_bench.report.writing import HTML_FILE, MARKDOWN_FILE, write_report
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"a report needs the package {error.name}; install 'dinspect[bench]'"
+            ) from error
+        document = write_report(args.records, args.output)
+        print(document.lead)
+        for caution in document.cautions:
+            print(caution)
+        print(f"report: {args.output / HTML_FILE}, {args.output / MARKDOWN_FILE}")
         return 0

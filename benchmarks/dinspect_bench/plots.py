@@ -10,6 +10,7 @@ from typing import Any
 DOT_RADIUS = 4.0
 _LABEL_HEIGHT = 15.0
 _DOT_SPACING = 2.15 * DOT_RADIUS
+_LINE_SERIES = (2, 3, 4, 6, 1, 5)  # colours of the style sheet, the strongest first
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,70 @@ def _percentile_lines(p50_y: float, p99_y: float) -> list[dict[str, Any]]:
         {"name": "p50", "y": p50_y, "label_y": round(p50_y + overlap / 2, 1)},
         {"name": "p99", "y": p99_y, "label_y": round(p99_y - overlap / 2, 1)},
     ]
+
+
+def line_plot(
+    series: Sequence[tuple[str, Sequence[Sequence[float]]]],
+    *,
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    with_dots: bool = False,
+) -> dict[str, Any]:
+    """Several lines over one pair of axes.
+
+    Args:
+        series: Name and points ``(x, y)`` of each line, ascending in ``x``; at least one point.
+        x_range: Ends of the horizontal axis, at which lines are cut off; None for the data's own.
+        y_range: The same for the vertical axis, which otherwise begins at 0; nothing is cut off.
+        with_dots: Whether each point is drawn as a dot too.
+    """
+    width, bottom, left, top = 500.0, 270.0, 60.0, 14.0
+    cut = [
+        (name, points if x_range is None else cut_off(points, x_range[1]))
+        for name, points in series
+    ]
+    xs = [point[0] for _, points in cut for point in points]
+    ys = [point[1] for _, points in cut for point in points]
+    x = scale_for(x_range or xs, left, width - 14)
+    y = scale_for(y_range or ys, bottom, top, from_zero=True)
+    return {
+        "width": width,
+        "height": bottom + 50,
+        "left": left,
+        "right": x.end,
+        "top": top,
+        "bottom": bottom,
+        "x_ticks": _ticks(x),
+        "y_ticks": _ticks(y),
+        "lines": [
+            {
+                "name": name,
+                "series": _LINE_SERIES[number % len(_LINE_SERIES)],
+                "points": " ".join(f"{x(point[0])},{y(point[1])}" for point in points),
+                "dots": [
+                    {"x": x(point[0]), "y": y(point[1]), "at": point[0], "value": point[1]}
+                    for point in points
+                    if with_dots
+                ],
+            }
+            for number, (name, points) in enumerate(cut)
+        ],
+    }
+
+
+def cut_off(points: Sequence[Sequence[float]], limit: float) -> list[tuple[float, float]]:
+    """The part of a line up to a limit, ending exactly there where it goes beyond.
+
+    Args:
+        points: ``(x, y)``, ascending in ``x``.
+        limit: Largest ``x``.
+    """
+    kept = [(point[0], point[1]) for point in points if point[0] <= limit]
+    beyond = next((point for point in points if point[0] > limit), None)
+    if beyond is not None and kept:
+        (x, y), (next_x, next_y) = kept[-1], beyond
+        kept.append((limit, y + (next_y - y) * (limit - x) / (next_x - x)))
+    return kept
 
 
 def stacked_bar(parts: Sequence[tuple[str, float]]) -> dict[str, Any]:

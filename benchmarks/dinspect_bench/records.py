@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,26 @@ class RecordFile:
         return records
 
     def append(self, record: Record) -> None:
-        """Add one record."""
+        """Add one record, after what a kill left of the last one is removed."""
+        line = json.dumps(record, sort_keys=True, allow_nan=False)
+        self._mend()
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
+            file.write(line + "\n")
+
+    def _mend(self) -> None:
+        """End the last line, or remove it if it is no whole record."""
+        content = self._path.read_bytes() if self._path.exists() else b""
+        if not content or content.endswith(b"\n"):
+            return
+        begins_at = content.rfind(b"\n") + 1
+        with self._path.open("r+b") as file:
+            try:
+                json.loads(content[begins_at:])
+            except ValueError:
+                file.truncate(begins_at)
+            else:
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
 
     def find(self, **key: Any) -> Record | None:
         """The last record whose values are those of a key."""

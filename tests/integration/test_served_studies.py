@@ -23,6 +23,7 @@ MEASURED_ANEW = ("products", "l2bt-1036")
         ("l2bt-shots", 2),
         ("l2bt-1036", 1),
         ("training", 1),
+        ("latency", 4),
     ],
 )
 def test_study_runs_and_goes_on_where_it_was(artefacts_dir, tmp_path, capsys, study, num_records):

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from dinspect_bench.demo.gallery import Picture, Rgb, choose_sections
 from dinspect_bench.errors import DemoError
+from dinspect_bench.pages import data_uri, page_environment
 from dinspect_bench.plots import roc_plot, sample_plot, score_plot, stacked_bar
 
 TEMPLATE = "report.html.j2"
 MAX_REPORT_BYTES = 8_000_000
-_MAX_EDGE_PX = 420
-_JPEG_QUALITY = 86
 _STEP_MEANINGS = (
     ("preprocess", "decode, resize, crop to the patch grid"),
     ("backbone", "vision transformer: pixels to patch tokens"),
@@ -51,7 +45,7 @@ def render_report(
     method, l2bt = result["methods"]["anomaly_dino"], result["methods"]["l2bt"]
     sections = choose_sections(method["images"], method["threshold"])
     html = (
-        _environment()
+        page_environment("dinspect_bench.demo")
         .get_template(TEMPLATE)
         .render(
             result=result,
@@ -119,41 +113,6 @@ def latency_rows(by_step: Mapping[str, Any]) -> list[dict[str, Any]]:
 def step_meaning(model: str) -> str:
     """What a model of the ensemble does, in a few words; empty for an unknown one."""
     return next((text for prefix, text in _STEP_MEANINGS if model.startswith(prefix)), "")
-
-
-def data_uri(image: Rgb) -> str:
-    """An image as JPEG inside an address; large ones are made smaller, for the screen."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((_MAX_EDGE_PX, _MAX_EDGE_PX))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("dinspect_bench.demo"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["ms"] = _with_minus(",.1f")
-    environment.filters["percent"] = _with_minus(".1f", 100, " %")
-    environment.filters["score"] = lambda value: f"{value:.4f}"
-    environment.filters["count"] = lambda value: f"{value:,}"
-    return environment
-
-
-def _with_minus(form: str, factor: float = 1, unit: str = "") -> Callable[[float], str]:
-    """A number format with a real minus sign, and none before a zero."""
-
-    def write(value: float) -> str:
-        text = format(value * factor, form)
-        is_zero = not text.strip("-0.,")
-        return text.replace("-", "" if is_zero else "\N{MINUS SIGN}") + unit
-
-    return write
 
 
 def _tile(image: Mapping[str, Any], pictures: Mapping[str, Picture]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def run_single_stream(
         try:
             send(index)
         except failure_types as error:
-            failures.append(_reason(error))
+            failures.append(failure_reason(error))
         else:
             succeeded_ns.append(clock_ns() - started_ns)
         if on_sample is not None:
@@ -161,6 +161,7 @@ def measure_single_stream(
     num_samples: int = 100,
     num_warmup: int = 10,
     with_map: bool = True,
+    metrics_url: str = "",
     on_sample: Callable[[], object] | None = None,
 ) -> SingleStreamRun:
     """Measure inspections through gRPC, with the server's own times beside the client's.
@@ -175,6 +176,7 @@ def measure_single_stream(
         num_samples: Inspections to time.
         num_warmup: Inspections before them.
         with_map: Whether to ask for the full-size anomaly map.
+        metrics_url: The server's Prometheus metrics, to tell decoding from resizing.
         on_sample: Called after each timed sample.
 
     Raises:
@@ -195,7 +197,7 @@ def measure_single_stream(
     # Before the first reading, so that the server's times are those of the samples alone.
     for index in range(num_warmup):
         send(index)
-    with StatisticsReader(grpc_url, ensemble) as statistics:
+    with StatisticsReader(grpc_url, ensemble, metrics_url) as statistics:
         before = _read_or_reason(statistics)
         samples = run_single_stream(
             send,
@@ -231,6 +233,14 @@ def server_times(before: Snapshot | str, after: Snapshot | str, num_succeeded: i
             f"the server served {times.count} requests while {num_succeeded} of this run "
             "succeeded, so its times are not of this run alone; measure on an idle server"
         )
+    for step in times.steps:
+        # None where nobody needed the step. Others may share a model, and a request that was
+        # refused is counted by the model that did so.
+        if step.count not in (0, num_succeeded):
+            raise StatisticsError(
+                f"{step.name} ran {step.count} times while {num_succeeded} requests of this run "
+                "succeeded, so its times are not theirs alone"
+            )
     return times
 
 
@@ -241,5 +251,6 @@ def _read_or_reason(statistics: StatisticsReader) -> Snapshot | str:
         return str(error)
 
 
-def _reason(error: Exception) -> str:
+def failure_reason(error: Exception) -> str:
+    """Why a sample failed, as a report tells it."""
     return f"{type(error).__name__}: {error}"

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dinspect_bench.errors import StatisticsError
+from dinspect_bench.latency.part_times import part_times_ms, read_parts
 from dinspect_bench.served import server_errors
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ _WHOLE = "success"
 _NS_PER_MS = 1e6
 _SETTLE_PAUSE_S = 0.05
 _SETTLE_READINGS = 40
+_PARTS_NOT_READ = "the address of the server's metrics was not given"
 
 Json = Mapping[str, Any]
+ReadingT = TypeVar("ReadingT")
 
 
 class StatisticsSource(Protocol):
@@ -62,11 +65,15 @@ class Snapshot:
         ensemble: Name of the ensemble.
         steps: Names of the models it runs, in the order of its config.
         totals: Model name to phase to running total; ``success`` is the whole request.
+        parts_us: Part of the preprocessing to its running total in microseconds; empty if unknown.
+        parts_unknown: Why they are, else empty.
     """
 
     ensemble: str
     steps: tuple[str, ...]
     totals: Mapping[str, Mapping[str, Duration]]
+    parts_us: Mapping[str, float] = field(default_factory=dict)
+    parts_unknown: str = _PARTS_NOT_READ
 
 
 @dataclass(frozen=True)
@@ -109,12 +116,16 @@ class ServerTimes:
         count: Requests it served between the two readings.
         total_ms: The whole request inside the server.
         steps: Its steps in the order of its config.
+        parts_ms: Part of the preprocessing to its time; empty if unknown.
+        parts_unknown: Why they are, else empty.
     """
 
     ensemble: str
     count: int
     total_ms: float
     steps: tuple[StepTimes, ...]
+    parts_ms: Mapping[str, float] = field(default_factory=dict)
+    parts_unknown: str = _PARTS_NOT_READ
 
     @property
     def between_steps_ms(self) -> float:
@@ -206,14 +217,36 @@ def settled_snapshot(
     Raises:
         StatisticsError: As `snapshot`, or if the totals keep growing because others send requests.
     """
-    latest = snapshot(client, ensemble)
+    return _settled(lambda: snapshot(client, ensemble), ensemble, sleep)
+
+
+def settled_duration(
+    client: StatisticsSource, model: str, *, sleep: Callable[[float], None] = time.sleep
+) -> Duration:
+    """The whole requests of one model, read until two readings agree.
+
+    Raises:
+        StatisticsError: If the model has no statistics or they do not settle.
+    """
+
+    def read() -> Duration:
+        totals = totals_from_json(client.get_inference_statistics(as_json=True))
+        if model not in totals:
+            raise StatisticsError(f"the server has no statistics of {model}")
+        return totals[model][_WHOLE]
+
+    return _settled(read, model, sleep)
+
+
+def _settled(read: Callable[[], ReadingT], model: str, sleep: Callable[[float], None]) -> ReadingT:
+    latest = read()
     for _ in range(_SETTLE_READINGS):
         sleep(_SETTLE_PAUSE_S)
-        previous, latest = latest, snapshot(client, ensemble)
+        previous, latest = latest, read()
         if latest == previous:
             return latest
     raise StatisticsError(
-        f"the statistics of {ensemble} keep changing while nothing is measured; "
+        f"the statistics of {model} keep changing while nothing is measured; "
         "other clients use this server, so its times would be theirs too"
     )
 
@@ -224,13 +257,15 @@ class StatisticsReader:
     Args:
         grpc_url: Server as ``host:port``.
         ensemble: Ensemble to read.
+        metrics_url: The server's metrics, which tell decoding from resizing; empty for neither.
     """
 
-    def __init__(self, grpc_url: str, ensemble: str) -> None:
+    def __init__(self, grpc_url: str, ensemble: str, metrics_url: str = "") -> None:
         import tritonclient.grpc
 
         self._client = tritonclient.grpc.InferenceServerClient(grpc_url)
         self._ensemble = ensemble
+        self._metrics_url = metrics_url
 
     def __enter__(self) -> Self:
         return self
@@ -246,7 +281,14 @@ class StatisticsReader:
                 not settle.
         """
         with server_errors(f"the statistics of {self._ensemble}"):
-            return settled_snapshot(self._client, self._ensemble)
+            settled = settled_snapshot(self._client, self._ensemble)
+        if not self._metrics_url:
+            return settled
+        try:
+            parts_us = read_parts(self._metrics_url, settled.steps[0])
+        except StatisticsError as error:
+            return replace(settled, parts_unknown=str(error))
+        return replace(settled, parts_us=parts_us, parts_unknown="")
 
 
 def difference(before: Snapshot, after: Snapshot) -> ServerTimes:
@@ -265,7 +307,9 @@ def difference(before: Snapshot, after: Snapshot) -> ServerTimes:
     if count == 0:
         raise StatisticsError(f"{before.ensemble} served no request between the two readings")
     steps = tuple(_step_times(before, after, name) for name in before.steps)
-    return ServerTimes(before.ensemble, count, total_ms, steps)
+    unknown = before.parts_unknown or after.parts_unknown
+    parts_ms = {} if unknown else part_times_ms(before.parts_us, after.parts_us, count)
+    return ServerTimes(before.ensemble, count, total_ms, steps, parts_ms, unknown)
 
 
 def _step_times(before: Snapshot, after: Snapshot, name: str) -> StepTimes:

@@ -61,7 +61,7 @@ def describe_environment() -> dict[str, Any]:
     """Hardware and software of this process, ready for JSON.
 
     Returns:
-        ``cpu`` (model, cores, quota, flags), ``memory_gib``, ``gpus``, ``os``, ``kernel``,
+        ``cpu`` (model, cores, quota, clock, flags), ``memory_gib``, ``gpus``, ``os``, ``kernel``,
         ``python``, ``packages`` (name to version, the installed ones only) and ``git`` (commit and
         whether files were changed; None outside a checkout).
     """
@@ -127,9 +127,21 @@ def _cpu() -> dict[str, Any]:
         "logical_cores": os.cpu_count(),
         "usable_cores": usable,
         "quota": cpu_quota_from_cgroup(_read(_CPU_QUOTA)),
+        "clock_mhz": _clock_mhz(),
         "virtualised": virtualised,
         "flags": flags,
     }
+
+
+def _clock_mhz() -> dict[str, float | None]:
+    """Clock now and at most, over all cores; None where the system does not tell."""
+    try:
+        clock = psutil.cpu_freq()
+    except (OSError, NotImplementedError, RuntimeError):
+        clock = None
+    # A virtual machine is often told its clock and no limit, which psutil gives as 0.
+    known = {"current": clock and clock.current, "max": clock and clock.max}
+    return {name: round(mhz, 1) if mhz else None for name, mhz in known.items()}
 
 
 def _read(path: Path) -> str:
@@ -157,9 +169,9 @@ def _package_versions() -> dict[str, str]:
 
 
 def _gpus() -> list[dict[str, str]]:
-    """Name, driver and memory of each NVIDIA GPU; empty without `nvidia-smi`."""
-    keys = ("name", "driver", "memory")
-    query = "--query-gpu=name,driver_version,memory.total"
+    """Name, driver, memory and clocks of each NVIDIA GPU; empty without `nvidia-smi`."""
+    keys = ("name", "driver", "memory", "clock", "max_clock")
+    query = "--query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm"
     lines = _output_of("nvidia-smi", query, "--format=csv,noheader").splitlines()
     rows = [[field.strip() for field in line.split(",")] for line in lines]
     return [dict(zip(keys, row, strict=True)) for row in rows if len(row) == len(keys)]

@@ -91,6 +91,26 @@ class Watched:
     server: PeakMemory
 
 
+@dataclass(frozen=True, eq=False)
+class ServedStudents:
+    """A server of its own with one L2BT product.
+
+    Attributes:
+        server: It.
+        client: Connected to it.
+        version: The product's only version.
+        expected_distances: What PyTorch in FP32 makes of the server's own patch tokens of the
+            good image, ``(rows, columns)``.
+        export: What exporting the backbone took: ``export_s`` and ``export_peak_mib``.
+    """
+
+    server: EmbeddedTriton
+    client: InspectionClient
+    version: StudentsVersion
+    expected_distances: NDArray[np.float32]
+    export: Record
+
+
 def run_l2bt_speed_study(
     output: Path,
     *,
@@ -127,11 +147,45 @@ def run_l2bt_speed_study(
 
 
 def _measure(case: SpeedCase, folder: Path) -> Record:
-    from dinspect_client import InspectionClient
-
     cell = min(cell.path for cell in load_elpv())
     image = enlarged_png(cell, case.side_px)
-    artefact, export = _export_backbone(case, folder, cell)
+    with served_random_students(case, folder, image, cell) as served:
+        client, server, version = served.client, served.server, served.version
+        with _watching(server, version.ensemble) as watched:
+            # Loads the students; its time does not count, its answer is checked.
+            answer = client.inspect(PRODUCT, image, method=Method.L2BT)
+            run = _run(client, server.grpc_url, version, image, case.num_samples)
+    expected = served.expected_distances
+    error = float(np.abs(answer.patch_distances - expected).max() / expected.max())
+    return {
+        **asdict(case),
+        **served.export,
+        **speed_record(case, run, watched),
+        "layers": list(case.variant.default_layers),
+        "backbone_runtime": f"{version.backbone.runtime} {version.backbone.precision}",
+        "largest_distance_change": error,
+    }
+
+
+@contextlib.contextmanager
+def served_random_students(
+    case: SpeedCase, folder: Path, image: bytes, check_image: Path
+) -> Iterator[ServedStudents]:
+    """Export, serve and publish an L2BT product with random weights, called `PRODUCT`.
+
+    Args:
+        case: Backbone, size, precision and seed; its number of samples is not used.
+        folder: Where weights and artefacts go.
+        image: An encoded image of the input's size, the only good one of the product.
+        check_image: What the exported graph and PyTorch are compared on.
+
+    Raises:
+        BenchmarkError: If nothing was exported. Errors of the exporter, the server and the client
+            pass through.
+    """
+    from dinspect_client import InspectionClient
+
+    artefact, export = _export_backbone(case, folder, check_image)
     students, graph = _export_students(case, folder)
     with (
         own_server(artefact.path.parent, case.precision) as server,
@@ -139,21 +193,8 @@ def _measure(case: SpeedCase, folder: Path) -> Record:
     ):
         expected = _expected_distances(client, case, students, image)
         training = training_record(case, students, artefact.manifest.onnx_sha256, image)
-        good_parts = _good_parts(expected)
-        version = client.publish_students(PRODUCT, training, graph, good_parts)
-        with _watching(server, version.ensemble) as watched:
-            # Loads the students; its time does not count, its answer is checked.
-            answer = client.inspect(PRODUCT, image, method=Method.L2BT)
-            run = _run(client, server.grpc_url, version, image, case.num_samples)
-        error = float(np.abs(answer.patch_distances - expected).max() / expected.max())
-    return {
-        **asdict(case),
-        **export,
-        **speed_record(case, run, watched),
-        "layers": list(case.variant.default_layers),
-        "backbone_runtime": f"{version.backbone.runtime} {version.backbone.precision}",
-        "largest_distance_change": error,
-    }
+        version = client.publish_students(PRODUCT, training, graph, _good_parts(expected))
+        yield ServedStudents(server, client, version, expected, export)
 
 
 def enlarged_png(path: Path, side_px: int) -> bytes:
@@ -183,7 +224,7 @@ def _export_backbone(
     started_s = time.monotonic()
     with PeakMemory([psutil.Process()]) as memory:
         artefact = export_random_backbone(
-            weights, case.variant_name, case.grid, folder / "artefacts", cell
+            weights, case.variant_name, case.grid, folder / "artefacts", cell, case.precision
         )
     export_s = time.monotonic() - started_s
     return artefact, {"export_s": export_s, "export_peak_mib": memory.peak_bytes / _MIB}

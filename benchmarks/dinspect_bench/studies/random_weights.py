@@ -6,7 +6,7 @@ For measuring time and memory, which do not depend on the weights; no accuracy c
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -35,8 +35,18 @@ def write_random_backbone(path: Path, variant_name: str, seed: int) -> None:
     torch.save(network.state_dict(), path)
 
 
+def graph_precision(served_precision: str) -> Literal["fp32", "int8"]:
+    """Precision of the graph that a server by OpenVINO runs: INT8 takes one of its own."""
+    return "int8" if served_precision == "int8" else "fp32"
+
+
 def export_random_backbone(
-    weights: Path, variant_name: str, grid: tuple[int, int], output_dir: Path, check_image: Path
+    weights: Path,
+    variant_name: str,
+    grid: tuple[int, int],
+    output_dir: Path,
+    check_image: Path,
+    precision: str = "auto",
 ) -> Artefact[BackboneManifest]:
     """Export what `write_random_backbone` wrote for one input size, proven against PyTorch.
 
@@ -46,6 +56,7 @@ def export_random_backbone(
         grid: Patch grid ``(rows, columns)``.
         output_dir: Folder of artefacts.
         check_image: What graph and PyTorch are compared on.
+        precision: Of the server that will run it.
 
     Raises:
         ExportError: If it cannot be exported.
@@ -59,6 +70,7 @@ def export_random_backbone(
         [grid],
         output_dir,
         check=CheckImages(images=(check_image,)),
+        precisions=(graph_precision(precision),),
     )
     return artefact
 

@@ -188,7 +188,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
-def add_url(parser: argparse.ArgumentParser) -> None:
+def add_url(parser: argparse._ActionsContainer) -> None:
     """Declare ``--url``."""
     parser.add_argument(
         "--url",

@@ -9,6 +9,8 @@ import pytest
 from dinspect_bench.plots import (
     DOT_RADIUS,
     beeswarm,
+    cut_off,
+    line_plot,
     roc_plot,
     sample_plot,
     scale_for,
@@ -89,3 +91,44 @@ def test_stacked_bar_shares_out_the_whole_and_ignores_noise_below_zero():
     assert [segment["share"] for segment in bar["segments"]] == pytest.approx([0.3, 0, 0.7])
     last = bar["segments"][-1]
     assert last["x"] + last["width"] == pytest.approx(bar["width"], abs=0.2)
+
+
+def test_line_plot_draws_every_series_over_one_pair_of_axes():
+    plot = line_plot(
+        [("a", [(224, 10.0), (448, 20.0)]), ("b", [(224, 40.0), (672, 5.0)])], with_dots=True
+    )
+    assert [(line["name"], line["series"]) for line in plot["lines"]] == [("a", 2), ("b", 3)]
+    first, second = (line["dots"] for line in plot["lines"])
+    assert [(dot["at"], dot["value"]) for dot in first] == [(224, 10.0), (448, 20.0)]
+    assert first[0]["x"] == second[0]["x"] < first[1]["x"] < second[1]["x"] <= plot["right"]
+    assert second[0]["y"] < first[1]["y"] < first[0]["y"] < second[1]["y"] < plot["bottom"]
+    points = " ".join(f"{dot['x']},{dot['y']}" for dot in first)
+    assert plot["lines"][0]["points"] == points
+    assert plot["y_ticks"][0] == {"at": plot["bottom"], "label": "0"}
+
+
+def test_line_plot_keeps_to_its_ranges_and_draws_no_dots_unless_asked():
+    plot = line_plot([("a", [(0, 0), (0.2, 0.5), (1, 1)])], x_range=(0, 0.3), y_range=(0, 1))
+    corners = [tuple(map(float, p.split(","))) for p in plot["lines"][0]["points"].split()]
+    assert corners[0] == (plot["left"], plot["bottom"])
+    assert corners[-1][0] == plot["right"]
+    assert len(corners) == 3
+    assert plot["lines"][0]["dots"] == []
+    assert (plot["x_ticks"][-1]["label"], plot["y_ticks"][-1]["label"]) == ("0.3", "1")
+
+
+@pytest.mark.parametrize(
+    ("points", "limit", "kept"),
+    [
+        ([(0, 0), (0.2, 0.6), (0.4, 0.8)], 0.3, [(0, 0), (0.2, 0.6), (0.3, 0.7)]),
+        ([(0, 0), (0.3, 0.6), (0.4, 0.8)], 0.3, [(0, 0), (0.3, 0.6), (0.3, 0.6)]),
+        ([(0, 0), (0.2, 0.6)], 0.3, [(0, 0), (0.2, 0.6)]),
+        ([(0.4, 0.5), (1, 1)], 0.3, []),
+        ([(0, 0), (0, 1), (1, 1)], 0.5, [(0, 0), (0, 1), (0.5, 1)]),
+    ],
+)
+def test_line_is_cut_off_at_its_limit(points, limit, kept):
+    cut = cut_off(points, limit)
+    assert len(cut) == len(kept)
+    for found, wanted in zip(cut, kept, strict=True):
+        assert found == pytest.approx(wanted)

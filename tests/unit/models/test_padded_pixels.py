@@ -72,7 +72,9 @@ class Asked(dict):
 
 @pytest.fixture
 def preprocess(tmp_path, monkeypatch):
-    return triton_stub.load(monkeypatch, "preprocess", tmp_path, grid="4,4", input="image_rgb")
+    model = triton_stub.load(monkeypatch, "preprocess", tmp_path, grid="4,4", input="image_rgb")
+    yield model
+    model.finalize()
 
 
 def test_model_prepares_what_is_asked_for_alone(preprocess):

@@ -53,6 +53,29 @@ class InferenceResponse:
         self.outputs = {tensor.name(): tensor.as_numpy() for tensor in output_tensors}
 
 
+class MetricFamily:
+    """Keeps what each of its metrics counted."""
+
+    COUNTER = "COUNTER"
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert (kind, bool(description)) == (self.COUNTER, True)
+        self.name = name
+
+    def Metric(self, labels: dict[str, str]) -> Metric:  # noqa: N802 - Triton's spelling
+        return Metric(labels)
+
+
+class Metric:
+    """A counter; ``increments`` in their order."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self.labels, self.increments = labels, []
+
+    def increment(self, value: float) -> None:
+        self.increments.append(value)
+
+
 class Logger:
     """Keeps what is logged as an error."""
 
@@ -66,7 +89,7 @@ class Logger:
 def load(monkeypatch: pytest.MonkeyPatch, model: str, repository: Path, **parameters: Any) -> Any:
     """A model's adapter, initialised in ``repository/models``; its store is ``repository/banks``."""
     module = types.ModuleType("triton_python_backend_utils")
-    for kind in (Tensor, TritonError, InferenceResponse, Logger):
+    for kind in (Tensor, TritonError, InferenceResponse, MetricFamily, Logger):
         setattr(module, kind.__name__, kind)
     module.get_input_tensor_by_name = lambda request, name: request.get(name)
     module.load_model = module.unload_model = lambda name: None
@@ -84,6 +107,7 @@ def load(monkeypatch: pytest.MonkeyPatch, model: str, repository: Path, **parame
     config = {"parameters": {key: {"string_value": value} for key, value in parameters.items()}}
     adapter.initialize(
         {
+            "model_name": model,
             "model_repository": str(repository / "models" / model),
             "model_version": "1",
             "model_config": json.dumps(config),

@@ -5,51 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_page import Page
 from PIL import Image
 
 from dinspect_bench.demo.gallery import Picture, choose_sections, colour_bar, files_of
-from dinspect_bench.demo.report import data_uri, operating_point, render_report, step_meaning
+from dinspect_bench.demo.report import operating_point, render_report, step_meaning
 from dinspect_bench.errors import DemoError
 from dinspect_bench.files import json_text
+from dinspect_bench.pages import data_uri
 
 BAR = np.zeros((12, 256, 3), np.uint8)
-VOID = {"meta", "img", "br", "line", "circle", "rect", "polyline", "polygon"}
-
-
-class Page(HTMLParser):
-    """Collects tags and text, and checks that what is opened is closed."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.open, self.text = [], [], []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def all(self, name):
-        return [attributes for tag, attributes in self.tags if tag == name]
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
 
 
 def render(result, pictures):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -116,9 +118,13 @@ def test_measuring_needs_an_image_and_no_negative_warm_up():
         measure_single_stream(None, "localhost:1", "screw", [b""], ensemble="e", num_warmup=-1)
 
 
-def reading(count):
-    total = Duration(count, count * 5 * MS)
-    return Snapshot("e", ("step",), {name: dict.fromkeys(PHASES, total) for name in ("e", "step")})
+def reading(count, step_count=None):
+    counts = {"e": count, "step": count if step_count is None else step_count}
+    totals = {
+        name: dict.fromkeys(PHASES, Duration(number, number * 5 * MS))
+        for name, number in counts.items()
+    }
+    return Snapshot("e", ("step",), totals)
 
 
 def test_server_times_are_those_of_the_run():
@@ -129,6 +135,16 @@ def test_server_times_are_those_of_the_run():
 def test_server_times_with_other_peoples_requests_are_refused():
     with pytest.raises(StatisticsError, match="6 requests while 4"):
         server_times(reading(10), reading(16), num_succeeded=4)
+
+
+def test_a_step_that_also_served_others_is_refused():
+    with pytest.raises(StatisticsError, match="step ran 5 times while 4 requests"):
+        server_times(reading(10), reading(14, step_count=15), num_succeeded=4)
+
+
+def test_a_step_that_nobody_needed_is_none_of_others():
+    times = server_times(reading(10, step_count=3), reading(14, step_count=3), num_succeeded=4)
+    assert times.steps[0].count == 0
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -176,6 +192,38 @@ def test_warm_up_is_sent_before_the_first_reading_and_timed_by_nobody(monkeypatc
     assert events == ["inspect", "inspect", "read", "inspect", "inspect", "inspect", "read"]
     assert found.summary.count == 3
     assert (found.server, found.server_unavailable) == (None, "restricted")
+
+
+def test_metrics_are_read_around_the_same_samples(monkeypatch):
+    parts = [{"decode": 0.0, "resize": 0.0}, {"decode": 4000.0, "resize": 2000.0}]
+    readings = [
+        replace(one, parts_us=parts_us, parts_unknown="")
+        for one, parts_us in zip((reading(10), reading(12)), parts, strict=True)
+    ]
+
+    class Reader:
+        def __init__(self, *arguments):
+            assert arguments == ("localhost:1", "e", "http://localhost:2/metrics")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def read(self):
+            return readings.pop(0)
+
+    class Client:
+        def inspect(self, product, image, **options):
+            pass
+
+    monkeypatch.setattr("dinspect_bench.latency.single_stream.StatisticsReader", Reader)
+    found = measure_single_stream(
+        Client(), "localhost:1", "screw", [b"part"],
+        ensemble="e", num_samples=2, num_warmup=0, metrics_url="http://localhost:2/metrics",
+    )  # fmt: skip
+    assert found.server.parts_ms == {"decode": 2.0, "resize": 1.0}
 
 
 @pytest.mark.parametrize(

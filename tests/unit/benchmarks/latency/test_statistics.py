@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tritonclient.utils import InferenceServerException
 
@@ -11,6 +13,7 @@ from dinspect_bench.latency.statistics import (
     StepTimes,
     difference,
     ensemble_steps,
+    settled_duration,
     settled_snapshot,
     snapshot,
     totals_from_json,
@@ -176,6 +179,37 @@ def test_statistics_that_never_settle_are_an_error():
 
     with pytest.raises(StatisticsError, match="keep changing"):
         settled_snapshot(Busy(AFTER), ENSEMBLE, sleep=lambda _: None)
+
+
+def with_parts(reply, decode_us, resize_us):
+    parts_us = {"decode": decode_us, "resize": resize_us}
+    return replace(taken(reply), parts_us=parts_us, parts_unknown="")
+
+
+def test_parts_of_the_preprocessing_are_means_of_the_same_requests():
+    times = difference(with_parts(BEFORE, 1000, 500), with_parts(AFTER, 9000, 4500))
+    assert times.parts_ms == {"decode": 2.0, "resize": 1.0}
+    assert times.parts_unknown == ""
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_parts_that_were_not_read_twice_are_unknown(known):
+    readings = [taken(BEFORE), taken(AFTER)]
+    readings[known] = with_parts((BEFORE, AFTER)[known], 1, 1)
+    times = difference(*readings)
+    assert times.parts_ms == {}
+    assert "metrics was not given" in times.parts_unknown
+
+
+def test_the_requests_of_one_model_are_read_until_they_settle():
+    late = [model_stats("bench_answer", 2, 6)]
+    replies = WrittenReplies(late, [model_stats("bench_answer", 3, 9)])
+    pauses = []
+    found = settled_duration(replies, "bench_answer", sleep=pauses.append)
+    assert (found.count, found.total_ns) == (3, 9 * MS)
+    assert len(pauses) == 2
+    with pytest.raises(StatisticsError, match="no statistics of absent"):
+        settled_duration(WrittenReplies(AFTER), "absent", sleep=pauses.append)
 
 
 def test_what_a_backbone_says_must_hold_runtime_and_precision():

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,11 +78,40 @@ def test_a_containers_quota_is_read(text, quota):
 
 
 def test_gpus_are_read_from_nvidia_smi(monkeypatch):
-    line = "NVIDIA H200, 570.10, 143771 MiB\nunreadable\n"
+    line = "NVIDIA H200, 570.10, 143771 MiB, 345 MHz, 1980 MHz\nunreadable\n"
     monkeypatch.setattr(environment, "_output_of", lambda *command: line)
     assert environment._gpus() == [
-        {"name": "NVIDIA H200", "driver": "570.10", "memory": "143771 MiB"}
+        {
+            "name": "NVIDIA H200",
+            "driver": "570.10",
+            "memory": "143771 MiB",
+            "clock": "345 MHz",
+            "max_clock": "1980 MHz",
+        }
     ]
+
+
+@pytest.mark.parametrize(
+    ("told", "clock"),
+    [
+        (SimpleNamespace(current=2596.124, max=3700.0), {"current": 2596.1, "max": 3700.0}),
+        (SimpleNamespace(current=2596.0, max=0.0), {"current": 2596.0, "max": None}),
+        (None, {"current": None, "max": None}),
+    ],
+)
+def test_clock_is_what_the_system_tells(monkeypatch, told, clock):
+    """The system's answer is made up here."""
+    monkeypatch.setattr(environment.psutil, "cpu_freq", lambda: told)
+    assert describe_environment()["cpu"]["clock_mhz"] == clock
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, FileNotFoundError, RuntimeError])
+def test_clock_that_the_system_hides_is_no_error(monkeypatch, error):
+    def hidden():
+        raise error
+
+    monkeypatch.setattr(environment.psutil, "cpu_freq", hidden)
+    assert describe_environment()["cpu"]["clock_mhz"] == {"current": None, "max": None}
 
 
 def test_a_missing_program_is_no_error():

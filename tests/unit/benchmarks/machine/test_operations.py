@@ -12,7 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.machine.operations import (
     backbone_operations,
+    feed_forward_width,
+    foreground_operations,
     knn_operations,
+    map_operations,
+    resize_operations,
     students_operations,
 )
 from dinspect_export.backbone import ExportableBackbone, VisionTransformer
@@ -85,6 +89,43 @@ def test_search_is_one_product_with_the_bank():
     assert counted.total == counted_by_pytorch(lambda tokens: tokens @ bank.T, torch.zeros(12, 16))
 
 
+def test_mask_is_the_covariance_and_one_projection():
+    counted = foreground_operations(16, GRID)
+    assert counted.parts == {"covariance": 2 * 12 * 16 * 16, "projection": 2 * 12 * 16}
+    axis = torch.zeros(16, 1)
+    assert counted.total == counted_by_pytorch(
+        lambda tokens: (tokens.T @ tokens, tokens @ axis), torch.zeros(12, 16)
+    )
+
+
+def test_map_is_two_products():
+    left, right = torch.zeros(50, 3), torch.zeros(70, 4)
+    counted = map_operations((50, 70), GRID)
+    assert counted.parts == {"rows": 2 * 50 * 3 * 4, "columns": 2 * 50 * 4 * 70}
+    assert counted.total == counted_by_pytorch(
+        lambda grid: (left @ grid) @ right.T, torch.zeros(3, 4)
+    )
+
+
+def test_enlarging_takes_four_pixels_and_shrinking_as_many_as_there_are():
+    """A row of 10 px made 30: four taps each. Then a column of 100 px made 20: 4 * 5 taps each."""
+    counted = resize_operations((100, 10), (20, 30))
+    assert counted.parts == {
+        "horizontal": 2 * 3 * 100 * (30 * 4),
+        "vertical": 2 * 3 * 30 * (20 * 20),
+    }
+
+
+def test_axis_that_keeps_its_size_is_not_filtered():
+    assert resize_operations((448, 448), (448, 448)).total == 0
+    assert resize_operations((448, 100), (448, 50)).parts["vertical"] == 0
+
+
+@pytest.mark.parametrize(("name", "width"), [("dinov2_vits14", 1536), ("dinov2_vitg14", 4096)])
+def test_feed_forward_is_as_wide_as_published(name, width):
+    assert feed_forward_width(VARIANTS[name]) == width
+
+
 def test_papers_size_is_two_teraflop_and_its_students_a_fiftieth():
     """The numbers the comparison with L2BT's Table 2 rests on; 5477 tokens of width 768."""
     teacher = backbone_operations(VARIANTS["dinov2_vitb14"], (74, 74), 12).total
@@ -109,6 +150,8 @@ def test_depth_beyond_the_backbone_is_refused(depth):
         lambda: students_operations(16, (4, 0)),
         lambda: knn_operations(16, (0, 0), 1),
         lambda: knn_operations(16, GRID, 0),
+        lambda: foreground_operations(16, (0, 3)),
+        lambda: map_operations((10, 10), (3, 0)),
     ],
 )
 def test_nothing_to_count_is_refused(count):

@@ -44,6 +44,15 @@ def test_record_that_a_kill_cut_short_is_measured_again(tmp_path):
     whole = json.dumps({"kind": "mono"})
     path.write_text(f"{whole}\n{whole[:7]}")
     assert RecordFile(path).read() == [{"kind": "mono"}]
+    RecordFile(path).append({"kind": "poly"})
+    assert path.read_text() == '{"kind": "mono"}\n{"kind": "poly"}\n'
+
+
+def test_record_that_lacks_only_its_end_stays(tmp_path):
+    path = tmp_path / "study.jsonl"
+    path.write_text('{"kind": "mono"}')
+    RecordFile(path).append({"kind": "poly"})
+    assert path.read_text() == '{"kind": "mono"}\n{"kind": "poly"}\n'
 
 
 def test_figure_that_is_no_number_is_never_recorded(tmp_path):

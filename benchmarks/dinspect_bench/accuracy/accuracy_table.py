@@ -1,0 +1,153 @@
+"""The figures of a run as tables: mean over seeds, by category and over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dinspect_bench.markdown import markdown_table
+from dinspect_bench.records import Record
+
+FIGURES: Mapping[str, str] = {
+    "image_auroc": "image AUROC",
+    "image_f1_max": "image F1-max",
+    "image_average_precision": "image AP",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro_30": "AUPRO 30 %",
+    "aupro_05": "AUPRO 5 %",
+    "robustness_30": "robustness 30 %",
+}
+"""Figures of a table with their headings."""
+NO_MASKS = "no masks"
+MEAN_ROW = "**mean**"
+_GROUP = ("dataset", "method", "backbone", "resolution", "preprocessing", "selection", "shots")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over several seeds.
+
+    Attributes:
+        mean: Its mean.
+        std: Its standard deviation (n - 1); None for a single seed.
+    """
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value."""
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if values[1:] else None)
+
+    def __str__(self) -> str:
+        """As a table has it: ``0.912 ± 0.004``."""
+        return f"{self.mean:.3f}" + ("" if self.std is None else f" ± {self.std:.3f}")
+
+
+def category_spread(records: Iterable[Record], figure: str) -> Spread | None:
+    """A figure of one category over its seeds; None where it has no masks."""
+    values = [record[figure] for record in records if record[figure] is not None]
+    return Spread.of(values) if values else None
+
+
+def mean_spread(by_category: Mapping[str, Sequence[Record]], figure: str) -> Spread | None:
+    """A figure over categories and seeds: of each seed the mean over categories, then their spread.
+
+    This is how the papers count "three independent runs". Categories without masks do not take
+    part, nor do seeds that not every category was measured with.
+
+    Args:
+        by_category: Records by category.
+        figure: Key of the figure.
+    """
+    columns = [
+        {record["seed"]: record[figure] for record in records if record[figure] is not None}
+        for records in by_category.values()
+    ]
+    columns = [column for column in columns if column]
+    if not columns:
+        return None
+    seeds = sorted(set.intersection(*(set(column) for column in columns)))
+    means = [float(np.mean([column[seed] for column in columns])) for seed in seeds]
+    return Spread.of(means) if means else None
+
+
+def format_accuracy(records: Sequence[Record]) -> str:
+    """Tables in Markdown, one for each way of measuring, with what must be known besides."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[name] for name in _GROUP), []).append(record)
+    sections = [_section(group) for group in groups.values()]
+    return "\n".join(sections + _notes(records))
+
+
+def _section(records: Sequence[Record]) -> str:
+    by_category: dict[str, list[Record]] = {}
+    for record in records:
+        by_category.setdefault(record["category"], []).append(record)
+    rows = [
+        [name, _counts(found), *(_cell(category_spread(found, key)) for key in FIGURES)]
+        for name, found in by_category.items()
+    ]
+    if len(by_category) > 1:
+        rows.append([MEAN_ROW, "", *(_cell(mean_spread(by_category, key)) for key in FIGURES)])
+    table = markdown_table(["category", "test images", *FIGURES.values()], rows)
+    return f"{_title(records)}\n\n{table}"
+
+
+def _title(records: Sequence[Record]) -> str:
+    first = records[0]
+    seeds = sorted({record["seed"] for record in records})
+    if first["shots"] is None:
+        learnt = "all training images"
+    else:
+        learnt = (
+            f"{first['shots']} shot{'s' * (first['shots'] > 1)} ({first['selection']}), "
+            f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        )
+    return (
+        f"{first['dataset']} by {first['method']}, {learnt}: {first['backbone']} at "
+        f"{first['resolution']} px in {first['runtime']} {first['precision']}, "
+        f"preprocessing {first['preprocessing']}"
+    )
+
+
+def _counts(records: Sequence[Record]) -> str:
+    return f"{records[0]['num_good']} good, {records[0]['num_defective']} defective"
+
+
+def _cell(spread: Spread | None) -> str:
+    return NO_MASKS if spread is None else str(spread)
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    """What a reader must know of the data, once for each category, in whole sentences."""
+    notes = []
+    for category, found in {record["category"]: record for record in records}.items():
+        if found["left_out"]:
+            notes.append(
+                f"{category}: {len(found['left_out'])} images of another aspect ratio than the "
+                "others are left out, for a product has one camera geometry; the records name them."
+            )
+        if found["num_not_outlined"] and found["num_regions"] is not None:
+            notes.append(
+                f"{category}: {found['num_not_outlined']} defective images have no mask; they "
+                "count per image and not per pixel."
+            )
+        learnt = max(r["num_test_learnt_from"] for r in records if r["category"] == category)
+        if learnt:
+            notes.append(
+                f"{category}: up to {learnt} test images are copies of images that were learnt "
+                "from, so these figures flatter."
+            )
+        copies = [r for r in records if r["category"] == category and r["num_copies"]]
+        if copies:
+            notes.append(
+                f"{category}: up to {max(r['num_copies'] for r in copies)} images to learn from "
+                "are copies of others, and were taken once."
+            )
+    return notes

@@ -1,0 +1,1 @@
+"""A Triton model without work, uploaded to a server while transport is measured."""

@@ -1,0 +1,1 @@
+"""The tables of both papers as data, each figure with its setting."""

@@ -1,0 +1,1 @@
+"""Other implementations of the methods, measured in the same run as ours."""

@@ -1,0 +1,197 @@
+"""Our figures by the setting a paper prints them for: which records answer to which figure.
+
+Only records of the same setting do: method, data set, category, backbone, resolution, shots,
+preprocessing and whatever departs from the method's default. A mean over the categories is there
+only when all categories of the paper's data set are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from dinspect_bench.papers.tables import PaperFigure, default_preprocessing
+from dinspect_bench.records import Record
+from dinspect_bench.report.document import NOT_RUN
+from dinspect_bench.report.runs import RunRecord
+from dinspect_bench.report.setting_text import preprocessing_of, setting_text
+from dinspect_client.wire import Method
+
+L2BT_EPOCHS = 50
+_WHOLE = (None, "whole_image", "request")
+"""Parts of an inspection that are all of it; most records have no part."""
+_DIGEST_SHOWN = 8
+_DEVIATIONS = {"mean_ms": "std_ms", "memory_bank_s": "memory_bank_std_s"}
+"""Latency figures to the key of their deviation."""
+
+
+@dataclass(frozen=True, order=True)
+class Source:
+    """What our figures of one row come from; those of several are told apart.
+
+    Attributes:
+        run: Label of the run.
+        what: Backbone, runtime and so on, for a reader.
+    """
+
+    run: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of ours.
+
+    Attributes:
+        value: In the paper's unit.
+        std: Standard deviation, None where there is none.
+    """
+
+    value: float
+    std: float | None
+
+
+class OurFigures:
+    """Looks up records by the setting of a paper's figure.
+
+    Args:
+        accuracy: Records of kind ``accuracy``.
+        latency: Records of kind ``latency``.
+    """
+
+    def __init__(self, accuracy: Iterable[RunRecord], latency: Iterable[RunRecord]) -> None:
+        self._accuracy = list(accuracy)
+        self._latency = [one for one in latency if one.values["scenario"] == "single_stream"]
+
+    def find(self, figure: PaperFigure) -> dict[Source, Measured | str]:
+        """Ours of every source that has any record of the figure's setting.
+
+        Returns:
+            Source to the figure, or to the reason why it has none; nothing for no record at all.
+        """
+        if figure.unit == "share":
+            return self._find_accuracy(figure)
+        return self._find_latency(figure)
+
+    def _find_accuracy(self, figure: PaperFigure) -> dict[Source, Measured | str]:
+        by_source: dict[Source, dict[str, list[Record]]] = {}
+        for one in self._accuracy:
+            if _is_accuracy_of(one.values, figure):
+                by_category = by_source.setdefault(accuracy_source(one), {})
+                by_category.setdefault(one.values["category"], []).append(one.values)
+        return {
+            source: _one_category(by_category[figure.category], figure.metric)
+            if figure.category is not None
+            else _mean_of_all(by_category, figure)
+            for source, by_category in by_source.items()
+        }
+
+    def _find_latency(self, figure: PaperFigure) -> dict[Source, Measured | str]:
+        found: dict[Source, Measured | str] = {}
+        for one in self._latency:
+            if _is_latency_of(one.values, figure):
+                value = one.values.get(figure.metric)
+                std = one.values.get(_DEVIATIONS.get(figure.metric, ""))
+                found[latency_source(one)] = NOT_RUN if value is None else Measured(value, std)
+        return found
+
+
+def accuracy_source(one: RunRecord) -> Source:
+    """Where a record of accuracy comes from."""
+    record = one.values
+    parts = [
+        f"{record['backbone']} {record['backbone_sha256'][:_DIGEST_SHOWN]}",
+        " ".join(record[key] for key in ("runtime", "precision") if record.get(key)),
+        record.get("selection") or "",
+        "" if record.get("epochs") is None else f"{record['epochs']} epochs",
+    ]
+    return Source(one.run, ", ".join(part for part in parts if part))
+
+
+def latency_source(one: RunRecord) -> Source:
+    """Where a record of latency comes from; what a row of the papers' says itself is left out."""
+    said_by_row = dict.fromkeys(("resolution", "shots"))
+    return Source(one.run, setting_text({**one.values, **said_by_row}))
+
+
+def mean_and_std(values: Sequence[float]) -> Measured:
+    """Mean and standard deviation (n - 1); of a single value there is none."""
+    return Measured(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+def _is_accuracy_of(record: Record, figure: PaperFigure) -> bool:
+    return (
+        _is_setting_of(record, figure)
+        and record["dataset"] == figure.dataset
+        and figure.category in (None, record["category"])
+        and record["shots"] == figure.shots
+        and figure.preprocessing in (None, record["preprocessing"])
+        and (record["method"] != Method.L2BT or record.get("epochs") in (None, L2BT_EPOCHS))
+    )
+
+
+def _is_latency_of(record: Record, figure: PaperFigure) -> bool:
+    is_whole = record.get("part") in _WHOLE and record.get("batch") in (None, 1)
+    if not is_whole or not _is_setting_of(record, figure):
+        return False
+    if record["method"] == Method.L2BT:
+        return True  # its time does not depend on how many images the students were trained on
+    return record["shots"] == figure.shots and preprocessing_of(record) == figure.preprocessing
+
+
+def _is_setting_of(record: Record, figure: PaperFigure) -> bool:
+    return (
+        record["method"] == figure.method
+        # L2BT's paper does not mention the registers that its official code uses.
+        and (
+            record["backbone"] == figure.backbone
+            or (figure.paper == "l2bt" and record["backbone"] == f"{figure.backbone}_reg")
+        )
+        and record["resolution"] == figure.resolution
+        and record.get("variant") == figure.variant
+    )
+
+
+def _one_category(records: Sequence[Record], metric: str) -> Measured | str:
+    values = [record[metric] for record in records]
+    return "no masks" if None in values else mean_and_std(values)
+
+
+def _mean_of_all(
+    by_category: Mapping[str, Sequence[Record]], figure: PaperFigure
+) -> Measured | str:
+    names = [one.category for one in default_preprocessing() if one.dataset == figure.dataset]
+    have = [name for name in names if name in by_category]
+    if len(have) < len(names):
+        return f"{NOT_RUN} ({len(have)} of {len(names)} categories)"
+    return mean_over_categories([by_category[name] for name in names], figure.metric)
+
+
+def mean_over_categories(by_category: Sequence[Sequence[Record]], metric: str) -> Measured | str:
+    """Mean over categories of the mean over seeds.
+
+    Its deviation is that of the categories' mean from seed to seed, as the papers print it; there
+    is none unless every category was measured with the same seeds, several of them.
+
+    Args:
+        by_category: Records of each category, one for each seed.
+        metric: Key of the figure.
+
+    Returns:
+        The figure, or ``no masks`` if it is null for a category.
+    """
+    if any(record[metric] is None for records in by_category for record in records):
+        return "no masks"
+    means = [fmean(record[metric] for record in records) for records in by_category]
+    by_seed: dict[Any, list[float]] = {}
+    for records in by_category:
+        for record in records:
+            by_seed.setdefault(record["seed"], []).append(record[metric])
+    is_even = all(len(values) == len(by_category) for values in by_seed.values())
+    spread = [fmean(values) for values in by_seed.values()] if is_even else []
+    return Measured(fmean(means), stdev(spread) if len(spread) > 1 else None)

@@ -1,0 +1,128 @@
+"""Means over seeds and categories, and what a reader is told besides."""
+
+from __future__ import annotations
+
+import pytest
+
+from dinspect_bench.accuracy.accuracy_table import (
+    FIGURES,
+    category_spread,
+    format_accuracy,
+    mean_spread,
+)
+
+
+def record(category="nut", seed=0, value=0.5, **others):
+    """A record written by hand."""
+    return {
+        "dataset": "parts", "category": category, "method": "anomaly_dino", "seed": seed,
+        "shots": 1, "selection": "consecutive", "backbone": "dinov2_vits14", "resolution": 448,
+        "preprocessing": "agnostic", "runtime": "openvino 1", "precision": "bf16",
+        "num_good": 3, "num_defective": 4, "num_regions": 5, "left_out": [], "num_copies": 0,
+        "num_not_outlined": 0, "num_test_learnt_from": 0, **dict.fromkeys(FIGURES, value),
+    } | others  # fmt: skip
+
+
+def rows_of(text):
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if "|" in line
+    ]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_figure_of_a_category_is_the_mean_over_seeds():
+    found = [record(seed=0, value=0.5), record(seed=1, value=0.7), record(seed=2, value=0.9)]
+    spread = category_spread(found, "image_auroc")
+    assert (spread.mean, spread.std) == (pytest.approx(0.7), pytest.approx(0.2))
+    assert str(spread) == "0.700 ± 0.200"
+    assert str(category_spread(found[:1], "image_auroc")) == "0.500"
+
+
+def test_overall_mean_is_of_each_seed_first():
+    """Its deviation is that of the means, not of single categories."""
+    by_category = {
+        "nut": [record(seed=0, value=0.5), record(seed=1, value=0.7)],
+        "cap": [record("cap", seed=0, value=0.9), record("cap", seed=1, value=0.7)],
+    }
+    spread = mean_spread(by_category, "image_auroc")
+    assert spread.mean == pytest.approx(0.7)
+    assert spread.std == pytest.approx(0.0, abs=1e-12)
+
+
+def test_overall_mean_leaves_out_seeds_that_are_not_everywhere():
+    by_category = {
+        "nut": [record(seed=0, value=0.5), record(seed=1, value=0.7)],
+        "cap": [record("cap", seed=1, value=0.9)],
+    }
+    assert mean_spread(by_category, "image_auroc").mean == pytest.approx(0.8)
+    by_category["cap"] = [record("cap", seed=2, value=0.9)]
+    assert mean_spread(by_category, "image_auroc") is None
+
+
+def test_tables_have_every_category_and_the_mean():
+    found = [
+        record("nut", 0, 0.5),
+        record("nut", 1, 0.7),
+        record("cap", 0, 0.9),
+        record("cap", 1, 0.9),
+    ]
+    text = format_accuracy(found)
+    assert text.startswith(
+        "parts by anomaly_dino, 1 shot (consecutive), seeds 0, 1: dinov2_vits14 at 448 px in "
+        "openvino 1 bf16, preprocessing agnostic\n\n"
+    )
+    rows = rows_of(text)
+    assert rows["category"] == ["test images", *FIGURES.values()]
+    assert rows["nut"] == ["3 good, 4 defective", *["0.600 ± 0.141"] * len(FIGURES)]
+    assert rows["**mean**"][1] == "0.750 ± 0.071"
+
+
+def test_one_category_has_no_mean_row():
+    assert "mean" not in format_accuracy([record()])
+
+
+def test_each_way_of_measuring_has_a_table_of_its_own():
+    ways = [
+        record(), record(shots=4), record(shots=None), record(method="l2bt"),
+        record(resolution=672), record(preprocessing="informed"), record(selection="random"),
+    ]  # fmt: skip
+    text = format_accuracy(ways)
+    assert text.count("| category |") == len(ways)
+    assert "4 shots (consecutive), seed 0:" in text
+    assert "all training images:" in text
+
+
+def test_category_without_masks_says_so():
+    nothing = dict.fromkeys(list(FIGURES)[3:])
+    bare = record("cell", num_regions=None, num_not_outlined=4, **nothing)
+    text = format_accuracy([bare, record("nut", value=0.9)])
+    rows = rows_of(text)
+    assert rows["cell"][1:] == ["0.500"] * 3 + ["no masks"] * 5
+    assert rows["**mean**"][1:] == ["0.700"] * 3 + ["0.900"] * 5
+    assert "cell:" not in text.split("|")[-1]
+
+
+def test_notes_say_what_flatters_or_is_missing():
+    assert format_accuracy([record()]).rstrip().endswith("|")
+    text = format_accuracy(
+        [
+            record(
+                seed=0,
+                left_out=["a", "b"],
+                num_not_outlined=8,
+                num_test_learnt_from=3,
+                num_copies=1,
+            ),
+            record(seed=1, left_out=["a", "b"], num_not_outlined=8),
+        ]
+    )
+    notes = text.split("|\n")[-1].strip().splitlines()
+    assert len(notes) == 4
+    assert notes[0].startswith("nut: 2 images of another aspect ratio")
+    assert notes[1].startswith("nut: 8 defective images have no mask")
+    assert notes[2].startswith(
+        "nut: up to 3 test images are copies of images that were learnt from"
+    )
+    assert notes[3].startswith("nut: up to 1 images to learn from are copies of others")

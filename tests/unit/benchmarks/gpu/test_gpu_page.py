@@ -1,0 +1,226 @@
+"""The page, made of records written by hand for a GPU that was never here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from dinspect_bench.gpu.cases import Case
+from dinspect_bench.gpu.page import format_page, write_page
+from dinspect_bench.gpu.page_tables import (
+    device_table,
+    engine_table,
+    latency_table,
+    operations_of,
+    paper_section,
+    parity_table,
+    peak_table,
+    served_table,
+)
+from dinspect_bench.gpu.session import GpuRun
+
+SMALL, LARGE = "dinov2_vits14", "dinov2_vitb14"
+PEAK = {
+    "matrix_product_flops": {"fp32": 5e13, "fp16": 8e14, "int8": None},
+    "reached_by": {"fp16": "torch, 8192 x 8192", "fp32": "torch, 4096 x 4096"},
+    "copy_bytes_per_s": 3e12,
+    "host_to_device_bytes_per_s": 5.5e10,
+    "device_to_host_bytes_per_s": None,
+}
+
+
+def timed(part, method, backbone, resolution, *, p50_ms, device_p50_ms=None, **settings):
+    settings = {
+        "batch": 1, "bank_patches": None, "precision": "fp16", "runtime": "tensorrt-rtx",
+        **settings,
+    }  # fmt: skip
+    case = Case(part, method, backbone, resolution, **settings)
+    return {
+        **case.key(), "p50_ms": p50_ms, "p90_ms": 2 * p50_ms, "p99_ms": 3 * p50_ms,
+        "mean_ms": p50_ms, "std_ms": 0.25, "num_samples": 200, "num_failed": 0, "first_ms": 900.0,
+        "queued_ms": None if device_p50_ms is None else device_p50_ms / 2,
+        "device_p50_ms": device_p50_ms,
+        "device_p99_ms": None if device_p50_ms is None else 1.5 * device_p50_ms,
+    }  # fmt: skip
+
+
+def cells(table, number=0):
+    """Head of a table to the cells of one of its rows."""
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("|")
+    ]
+    return dict(zip(lines[0], lines[2 + number], strict=True))
+
+
+def test_row_has_times_rate_and_share_of_the_peak_of_its_precision():
+    row = timed("backbone", None, SMALL, 448, p50_ms=1.25, device_p50_ms=1.0, batch=8)
+    found = cells(latency_table([row], PEAK))
+    # 63.4 GFLOP an image, eight in a millisecond, of 800 TFLOP/s.
+    rate = 8 * operations_of(row) / 1e-3  # 507 TFLOP/s
+    assert found == {
+        "backbone": "vits14", "px": "448", "batch": "8", "runtime": "tensorrt-rtx fp16",
+        "p50": "1.250", "p90": "2.500", "p99": "3.750", "mean ± std": "1.250 ± 0.250",
+        "device p50": "1.000", "device p99": "1.500", "queued": "0.500", "samples": "200",
+        "TFLOP/s": "507", "of the peak": "63.4%",
+    }  # fmt: skip
+    assert rate / 8e14 == pytest.approx(0.634, abs=0.001)
+
+
+def test_row_of_a_cpu_has_no_column_of_the_device():
+    row = timed("map", None, SMALL, 448, p50_ms=120.0, precision="fp32", runtime="pytorch")
+    found = cells(latency_table([row], None))
+    assert found["p50"] == "120"
+    assert not {"device p50", "queued", "TFLOP/s", "of the peak", "bank"} & found.keys()
+
+
+def test_rate_is_the_programs_where_the_device_has_no_clock():
+    row = timed("knn", "anomaly_dino", SMALL, 448, p50_ms=2.0, bank_patches=8192)
+    rate = 2 * 1024 * 384 * 8192 / 2e-3
+    assert cells(latency_table([row], PEAK))["TFLOP/s"] == f"{rate / 1e12:.3g}"
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "bank", "expected"),
+    [
+        ("students", "l2bt", None, "students"),
+        ("after_backbone", "l2bt", None, "students"),
+        ("whole_image", "l2bt", None, "backbone students"),
+        ("knn", "anomaly_dino", 100, "search"),
+        ("after_backbone", "anomaly_dino", 100, "search"),
+        ("whole_image", "anomaly_dino", 100, "backbone search"),
+        ("map", None, None, ""),
+    ],
+)
+def test_operations_are_those_of_what_ran(part, method, bank, expected):
+    of = {
+        "students": 2 * 3 * 2 * 1024 * 384**2,
+        "search": 2 * 1024 * 384 * 100,
+        "backbone": operations_of(timed("backbone", None, SMALL, 448, p50_ms=1.0)),
+        "": 0,
+    }
+    row = timed(part, method, SMALL, 448, p50_ms=1.0, bank_patches=bank)
+    assert operations_of(row) == sum(of[name] for name in expected.split())
+
+
+def test_papers_claim_is_held_against_students_and_whole_image():
+    rows = [
+        timed("whole_image", "l2bt", LARGE, 1036, p50_ms=17.86, device_p50_ms=17.0),
+        timed("after_backbone", "l2bt", LARGE, 1036, p50_ms=0.893, device_p50_ms=0.8),
+        timed("after_backbone", "l2bt", LARGE, 1036, p50_ms=5.0, batch=8),
+        timed("after_backbone", "l2bt", SMALL, 1036, p50_ms=5.0),
+        timed("after_backbone", "anomaly_dino", LARGE, 1036, p50_ms=5.0),
+    ]
+    section = paper_section(rows)
+    whole, students = cells(section), cells(section, 1)
+    assert (whole[""], whole["times 1.786 ms"]) == ("whole image", "10.00")
+    assert (students[""], students["times 1.786 ms"]) == ("students only: tokens to map", "0.50")
+    assert section.count("tensorrt-rtx") == 2
+    assert "cannot include the teacher" in section
+    assert paper_section(rows[2:]) == ""
+
+
+def test_disagreement_stands_out_and_the_last_word_counts():
+    bad = {
+        "artefact": "a", "weights": "packaged", "runtime": "x", "min_patch_cosine": 0.5,
+        "max_score_change": 0.25, "verdict_flips": 2, "kept": False, "failures": ["too far off"],
+    }  # fmt: skip
+    assert cells(parity_table([bad])) == {
+        "artefact": "a", "weights": "packaged", "runtime": "x",
+        "smallest cosine of a patch": "0.500000", "largest change of a score": "25.00%",
+        "verdict flips": "2", "largest change of a distance or pixel": "",
+        "kept": "**no**: too far off",
+    }  # fmt: skip
+    good = bad | {"kept": True, "failures": []}
+    assert cells(parity_table([bad, good]))["kept"] == "yes"
+    other = bad | {"weights": "random"}
+    assert parity_table([good, other]).count("| a |") == 2
+
+
+def test_engines_say_whether_they_ran():
+    built = {
+        "artefact": "a.tensorrt-rtx", "compute_capabilities": ["current"], "targets": [],
+        "size_bytes": 52 * 2**20, "fused_attention_kernels": 12, "fused_attention_layers": 12,
+        "min_patch_cosine": 0.9995, "status": "proven", "remark": "",
+    }  # fmt: skip
+    found = cells(engine_table([built]))
+    assert (found["for"], found["MiB"], found["layers"], found["outcome"]) == (
+        "current", "52.0", "12", "proven",
+    )  # fmt: skip
+
+
+def test_peaks_are_given_where_they_are_known():
+    table = peak_table(PEAK)
+    assert "matrix product, fp16 | 800 TOP/s | torch, 8192 x 8192" in table
+    assert "copy on the device, read and written | 3,000 GB/s" in table
+    assert "int8" not in table
+    assert "copy to the host" not in table
+
+
+def test_state_of_the_device_is_told_at_each_moment():
+    state = {
+        "name": "NVIDIA H100", "driver": "580.1", "compute_capability": "9.0",
+        "sm_clock_mhz": 345.0, "max_sm_clock_mhz": 1980.0, "memory_clock_mhz": 2619.0,
+        "power_w": "[N/A]", "power_limit_w": 700.0, "temperature_c": 31.0,
+        "versions": {"torch": "2.11.0"}, "cuda": "13.0", "multiprocessors": 132,
+        "device_memory_bytes": 80 * 2**30, "moment": "before the rows of map",
+    }  # fmt: skip
+    table = device_table(
+        [state, state | {"moment": "after the rows of map", "sm_clock_mhz": 1980.0}]
+    )
+    assert "torch 2.11.0, CUDA 13.0, 132 multiprocessors, 80 GiB, driver 580.1" in table
+    assert cells(table)["power, W"] == "[N/A]"
+    assert cells(table, 1)["SM clock, MHz"] == "1,980"
+
+
+def test_served_requests_have_their_own_table():
+    request = {
+        "part": "request", "backbone": SMALL, "resolution": 448, "bank_patches": 8192,
+        "runtime": "triton, openvino", "precision": "fp32", "p50_ms": 50.0, "p90_ms": 60.0,
+        "p99_ms": 70.0, "num_samples": 60, "num_failed": 1,
+    }  # fmt: skip
+    assert cells(served_table([request]))["samples"] == "60 (1 failed)"
+    assert served_table([timed("map", None, SMALL, 448, p50_ms=1.0)]) == ""
+
+
+def test_page_tells_what_was_not_run_once_for_each_reason(run):
+    for batch in (1, 8):
+        run.not_run("latency", {"part": "knn", "batch": batch}, "no CuPy")
+    run.not_run("latency", {"part": "map", "batch": 1}, "out of memory")
+    run.append("latency", part="map", batch=1, **measured("map"))
+    page = format_page(run)
+    assert "| latency | 2 | no CuPy | batch 1, part knn |" in page
+    assert "out of memory" not in page  # it was measured since
+
+
+def measured(part):
+    row = timed(part, None, SMALL, 448, p50_ms=1.0)
+    return {name: row[name] for name in row if name not in ("part", "batch")}
+
+
+def test_page_of_a_gpu_is_named_after_it(run):
+    on_gpu = GpuRun(replace(run.scope, device="cuda", quick=False), run.folders, run.page)
+    on_gpu.append("device", name="NVIDIA H100 80GB HBM3", moment="now", versions={})
+    on_gpu.append("step", step="parity", task="parity", status="done", reason="", elapsed_s=61.4)
+    on_gpu.append(
+        "step", step="peak", task="peak", status="timed out", reason="after 90 s", elapsed_s=90.0
+    )
+    write_page(on_gpu)
+    page = on_gpu.page.read_text()
+    assert page.startswith("# NVIDIA H100 80GB HBM3: parity, engines, latency, peaks\n")
+    assert "| parity | done | 61 |  |" in page
+    assert "| peak | timed out | 90 | after 90 s |" in page
+    assert "| served | not run |  | not asked for |" in page
+    assert "No GPU was there" not in page
+    assert "A quick run" not in page
+    assert "Measured by `python benchmarks/gpu_run.py` on " in page
+
+
+def test_page_of_a_cpu_and_of_a_quick_run_says_so(run):
+    page = format_page(run)
+    assert page.startswith("# The GPU script, tried on a CPU\n\n**No GPU was there.**")
+    assert "**A quick run**" in page
+    assert not re.search(r"\n\n\n", page)
