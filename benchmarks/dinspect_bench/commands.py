@@ -39,9 +39,21 @@ _STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
             "peak_s": 0.5,
         },
     ),
+    "cpu": (
+        "cpu.md",
+        {
+            "precisions": ("auto",),
+            "latency_options": {
+                "rows": ("s-224-1-no_mask_no_rotation",),
+                "seconds_each": 0.0,
+                "peak_s": 0.5,
+            },
+            "peers_options": {"cases": ("anomaly_dino_448",), "num_rounds": 2, "num_inspected": 3},
+        },
+    ),
 }
 """Studies: the file of their table, and what ``--quick`` changes."""
-_OF_PRECISIONS = ("banks", "peers", "latency")
+_OF_PRECISIONS = ("banks", "peers", "latency", "cpu")
 """Studies that can be told in what precisions the server runs."""
 
 
@@ -106,7 +118,8 @@ class StudyCommand:
             "memory and time with hundreds of products; the same without references; L2BT's time "
             "and memory at 1036 x 1036, step by step; L2BT's accuracy by the number of training "
             "images; its training time with the teacher in every step and once; ours beside "
-            "anomalib in the same run (see `dinspect install-peers`); the papers' latency tables",
+            "anomalib in the same run (see `dinspect install-peers`); the papers' latency tables; "
+            "both of these on one page",
         )
         parser.add_argument(
             "--artefacts",
@@ -151,6 +164,7 @@ class StudyCommand:
         """
         try:
             from dinspect_bench.studies.banks import run_bank_study
+            from dinspect_bench.studies.cpu import run_cpu_study
             from dinspect_bench.studies.l2bt_shots import run_l2bt_shots_study
             from dinspect_bench.studies.l2bt_speed import run_l2bt_speed_study
             from dinspect_bench.studies.latency_protocol import run_latency_study
@@ -175,6 +189,7 @@ class StudyCommand:
             "training": run_training_study,
             "peers": partial(run_peers_study, args.artefacts.parent / "latency"),
             "latency": partial(run_latency_study, args.artefacts.parent / "latency"),
+            "cpu": partial(run_cpu_study, args.artefacts.parent / "latency"),
         }
         options = dict(quick) if args.quick else {}
         if args.precision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -48,7 +49,7 @@ def test_variants_and_their_taps_are_the_tables():
 
 
 def test_tolerances_are_the_codes():
-    rows = dict(re.findall(r"^\| (FP\d+) \| (.*) \|$", ENGINES, re.MULTILINE))
+    rows = dict(re.findall(r"^\| ((?:FP|INT)\d+) \| (.*) \|$", ENGINES, re.MULTILINE))
     for precision, kept in TOLERANCES.items():
         expected = f"{kept.min_patch_cosine:.4g} | {kept.max_score_change:.3g} | 0"
         cosine, change, flips = rows[precision.upper()].split(" | ")
@@ -111,3 +112,15 @@ def test_figures_of_half_precision_are_the_records():
     for _, cosine, change in built:
         assert float(cosine) >= TOLERANCES["fp16"].min_patch_cosine
         assert float(change) / 100 <= TOLERANCES["fp16"].max_score_change
+
+
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [("bench-latency", "latency.command"), ("bench-accuracy", "accuracy.command")],
+)
+def test_benchmark_commands_are_accepted(program, module):
+    parser = importlib.import_module(f"dinspect_bench.{module}").build_parser()
+    found = commands(program, EVERY_SHELL)
+    assert len(found) >= 3
+    for arguments in found:
+        parser.parse_args(arguments)
