@@ -55,6 +55,8 @@ _STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Studies: the file of their table, and what ``--quick`` changes."""
 _OF_PRECISIONS = ("banks", "peers", "latency", "cpu")
 """Studies that can be told in what precisions the server runs."""
+_OF_ROWS = ("latency", "cpu")
+"""Studies that can be told which rows of the latency tables to measure."""
 
 
 class DemoCommand:
@@ -150,7 +152,7 @@ class StudyCommand:
             "--rows",
             nargs="+",
             metavar="ROW",
-            help="latency only: rows of its tables to measure, such as s-448-16-agnostic, "
+            help="of latency and cpu: rows of the tables to measure, such as s-448-16-agnostic, "
             "l-448-1-agnostic, l2bt-b-1036 or 's-672-*' (default: those that take a quarter of an "
             "hour)",
         )
@@ -200,9 +202,12 @@ class StudyCommand:
                 )
             options["precisions"] = tuple(args.precision)
         if args.rows:
-            if args.study != "latency":
-                raise BenchmarkError(f"the study {args.study} takes no --rows; latency does")
-            options["rows"] = tuple(args.rows)
+            if args.study not in _OF_ROWS:
+                raise BenchmarkError(
+                    f"the study {args.study} takes no --rows; {' and '.join(_OF_ROWS)} do"
+                )
+            rows = {"rows": tuple(args.rows)}
+            options |= rows if args.study == "latency" else {"latency_options": rows}
         print(studies[args.study](output, **options))
         return 0
 

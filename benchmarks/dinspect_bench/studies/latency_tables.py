@@ -196,8 +196,9 @@ def _stage_cells(row: LatencyRow, record: Record) -> list[str]:
         *_step_cells(record, BACKBONE),
         *_step_cells(record, STUDENTS if row.method == Method.L2BT else KNN),
         f"{stages[MAP]:.1f}" if MAP in stages else "",
-        f"{stages['queue'] + stages['routing']:.1f}",
-        f"{stages['transport']:.1f}",
+        # Adding zero turns the -0.0 of a tiny negative into 0.0.
+        f"{round(stages['queue'] + stages['routing'], 1) + 0.0:.1f}",
+        f"{round(stages['transport'], 1) + 0.0:.1f}",
         f"{100 * record['floor_ms'] / record['mean_ms']:.0f} %",
     ]
 
