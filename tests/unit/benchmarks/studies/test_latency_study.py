@@ -164,5 +164,5 @@ def test_study_without_rows_does_not_take_them():
     parser = argparse.ArgumentParser()
     command = StudyCommand()
     command.add_arguments(parser)
-    with pytest.raises(BenchmarkError, match="the study banks takes no --rows; latency does"):
+    with pytest.raises(BenchmarkError, match="the study banks takes no --rows; latency and cpu do"):
         command.run(parser.parse_args(["banks", "--rows", "s-448-1-agnostic"]))
