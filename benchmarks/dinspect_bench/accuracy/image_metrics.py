@@ -119,7 +119,8 @@ def average_precision(is_defective: Sequence[bool], scores: Sequence[float]) -> 
     labels, values = _checked(is_defective, scores)
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(labels, values))
+    # The library adds up rounded steps, which may come to a little more than 1.
+    return min(1.0, float(average_precision_score(labels, values)))
 
 
 def image_f1_max(is_defective: Sequence[bool], scores: Sequence[float]) -> float:

@@ -10,8 +10,9 @@ from typing import Protocol
 
 from dinspect_bench.errors import LatencyError, PeerError
 
-PAUSE_S = 0.02
-"""Before each sample, for the threads of the one before to fall asleep."""
+PAUSE_S = 0.05
+"""Before each sample, for the threads of the one before to fall asleep. OpenBLAS's, which NumPy
+brings along, wait for more work for 2**26 cycles, which is 20 to 30 ms."""
 _NS_PER_MS = 1e6
 
 
@@ -106,7 +107,7 @@ def run_rounds(
     pause_s: float = PAUSE_S,
     on_sample: Callable[[], object] | None = None,
 ) -> dict[str, Measured | NotRun]:
-    """One sample of each system in every round, all of the same image; the order rotates.
+    """One sample of each system in every round, all of the same image, in balanced orders.
 
     A system that fails once has no figures at all and is asked nothing more.
 
@@ -137,8 +138,9 @@ def run_rounds(
         except PeerError as error:
             failures[system.name] = f"failed in warm-up: {error}"
     watched = {one.name: _Watched(one) for one in systems if one.name not in failures}
+    orders = balanced_orders(list(watched))
     for number in range(num_rounds):
-        for name in rotated(list(watched), number):
+        for name in orders[number % len(orders)]:
             if name in failures:
                 continue
             time.sleep(pause_s)
@@ -151,17 +153,28 @@ def run_rounds(
     return _outcomes(systems, watched, failures)
 
 
-def rotated(names: Sequence[str], number: int) -> list[str]:
-    """The order of a round: each begins with the next one, so none is always first.
+def balanced_orders(names: Sequence[str]) -> list[list[str]]:
+    """Orders in which each comes equally often at each place, and equally often after each other.
+
+    What runs before leaves its mark on caches and threads, so no two must always be neighbours.
+
+    Source: E. J. Williams, "Experimental Designs Balanced for the Estimation of Residual Effects of
+    Treatments", Australian Journal of Scientific Research A 2 (1949), 149-168.
 
     Args:
-        names: All, in the order of round 0.
-        number: Of the round, from 0.
+        names: All, different from each other.
+
+    Returns:
+        As many orders as there are names, twice as many if that number is odd; one empty order for
+        no names.
     """
-    if not names:
-        return []
-    start = number % len(names)
-    return [*names[start:], *names[:start]]
+    size = len(names)
+    # 0, 1, last, 2, last but one, ...: neighbours differ by every step once.
+    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) % size for place in range(size)]
+    orders = [[names[(start + step) % size] for step in zigzag] for start in range(size)]
+    if size % 2:
+        orders += [order[::-1] for order in orders]
+    return orders or [[]]
 
 
 def _outcomes(

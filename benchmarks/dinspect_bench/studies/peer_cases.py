@@ -40,7 +40,8 @@ class PeerCase:
         method: ``anomaly_dino`` or ``l2bt``.
         backbone: Variant of the backbone.
         side_px: Edge of images and input in pixels.
-        num_rounds: Samples of each system, unless told otherwise.
+        num_rounds: Samples of each system, unless told otherwise; a multiple of the number of
+            orders that `balanced_orders` makes of them.
         num_warmup: Samples of each before those.
     """
 
@@ -55,8 +56,8 @@ class PeerCase:
 CASES = {
     case.name: case
     for case in (
-        PeerCase("anomaly_dino_448", Method.ANOMALY_DINO, "dinov2_vits14", 448, 50, 3),
-        PeerCase("l2bt_1036", Method.L2BT, "dinov2_vitb14_reg", 1036, 5, 1),
+        PeerCase("anomaly_dino_448", Method.ANOMALY_DINO, "dinov2_vits14", 448, 56, 3),
+        PeerCase("l2bt_1036", Method.L2BT, "dinov2_vitb14_reg", 1036, 8, 1),
     )
 }
 

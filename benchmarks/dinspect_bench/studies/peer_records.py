@@ -26,6 +26,7 @@ FIGURES = (
     "dinspect_ratio_p75",
     "dinspect_ratio_of_medians",
     "idle_processor_share",
+    "latencies_ms",
 )
 """Of a record. ``ratio_to_dinspect`` is the system's time by ours, ``dinspect_ratio`` ours by the
 system's; both are medians of the rounds' ratios."""
@@ -122,6 +123,7 @@ def _figures(ours_ms: Sequence[float], measured: Measured | NotRun) -> Record:
         "dinspect_ratio_p75": ratio.paired.p75,
         "dinspect_ratio_of_medians": ratio.of_medians,
         "idle_processor_share": measured.idle_processor_share,
+        "latencies_ms": [round(latency, 3) for latency in measured.latencies_ms],
         "num_samples": len(measured.latencies_ms),
         "not_run": None,
     }

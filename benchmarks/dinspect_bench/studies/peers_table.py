@@ -47,13 +47,13 @@ def _introduction() -> str:
     return (
         "Ours is the whole served request, the peers run in process in an environment of their own "
         "(`dinspect install-peers`), each in its own process. In every round each of them inspects "
-        "one image, the same for all; the order rotates from round to round, and the first samples "
-        "do not count. **Ours / system** is the median of the rounds' own ratios, so that what the "
-        "machine does meanwhile cancels; **of medians** is the ratio of the two medians. Below 1 "
-        "ours is faster. While one is measured the others wait: OpenMP's threads sleep "
-        "(`OMP_WAIT_POLICY=PASSIVE`, for the server too), ONNX Runtime's do not "
-        f"spin (`allow_spinning=0`), and {1e3 * PAUSE_S:.0f} ms pass before each sample. How much "
-        "of a core a system used while others were measured is its processor time while idle."
+        "one image, the same for all, in orders in which each follows every other equally often; "
+        "the first samples do not count. **Ours / system** is the median of the rounds' own "
+        "ratios, so that what the machine does meanwhile cancels; **of medians** is the ratio of "
+        "the two medians. Below 1 ours is faster. While one is measured the others wait: OpenMP's "
+        "threads sleep (`OMP_WAIT_POLICY=PASSIVE`, for the server too), ONNX Runtime's do not spin "
+        f"(`allow_spinning=0`), and {1e3 * PAUSE_S:.0f} ms pass before each sample. How much of a "
+        "core a system used while others were measured is its processor time while idle."
     )
 
 

@@ -89,7 +89,7 @@ def _candidates(runtime: str, precision: str) -> list[str]:
     if runtime == "onnxruntime":
         if precision not in ("auto", "fp32", "int8"):
             raise ValueError(
-                f"onnxruntime runs a graph on the CPU as it was exported, not in {precision}"
+                f"onnxruntime runs a graph as it was exported, in fp32 or int8, not in {precision}"
             )
         return ["int8" if precision == "int8" else "fp32"]
     if precision != "auto":

@@ -111,6 +111,12 @@ def test_average_precision_and_f1_max_are_those_of_every_threshold(num_levels):
     assert average_precision(labels, scores) == pytest.approx(precision, abs=1e-9)
 
 
+def test_average_precision_of_a_perfect_ranking_is_not_above_one():
+    for num_bad in (20, 21, 43):
+        labels = [GOOD] * 8 + [BAD] * num_bad
+        assert average_precision(labels, range(len(labels))) == 1.0
+
+
 @pytest.mark.parametrize("metric", [average_precision, image_f1_max])
 def test_other_figures_refuse_what_the_auroc_refuses(metric):
     with pytest.raises(MetricError, match="no defective"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from dinspect_bench.errors import LatencyError, PeerError
-from dinspect_bench.peers.rounds import Measured, NotRun, Sample, rotated, run_rounds
+from dinspect_bench.peers.rounds import Measured, NotRun, Sample, balanced_orders, run_rounds
 
 IMAGES = [Path("a.jpg"), Path("b.jpg")]
 
@@ -38,11 +39,24 @@ def run(systems, **options):
     return run_rounds(systems, IMAGES, **{"num_warmup": 0, "pause_s": 0.0} | options)
 
 
-def test_every_round_asks_each_system_for_the_same_image_and_the_order_rotates():
+def test_every_round_asks_each_system_for_the_same_image_and_the_orders_change():
     asked = []
-    run([ScriptedSystem(name, asked) for name in "xyz"], num_rounds=4)
-    assert "".join(name for name, _ in asked) == "xyzyzxzxyxyz"
-    assert [image for _, image in asked] == [*3 * ["a.jpg"], *3 * ["b.jpg"]] * 2
+    run([ScriptedSystem(name, asked) for name in "xyz"], num_rounds=8)
+    assert "".join(name for name, _ in asked) == "xyzyzxzxyzyxxzyyxzxyzyzx"
+    assert [image for _, image in asked] == [*3 * ["a.jpg"], *3 * ["b.jpg"]] * 4
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 7])
+def test_orders_are_balanced(size):
+    names = "abcdefg"[:size]
+    orders = balanced_orders(names)
+    assert len(orders) == size * (1 + size % 2)
+    assert all(sorted(order) == list(names) for order in orders)
+    places = Counter((name, place) for order in orders for place, name in enumerate(order))
+    assert set(places.values()) == {len(orders) // size}
+    followers = Counter(pair for order in orders for pair in pairwise(order))
+    assert len(followers) == size * (size - 1)
+    assert len(set(followers.values())) <= 1
 
 
 def test_warm_up_comes_first_and_does_not_count():
@@ -142,5 +156,5 @@ def test_samples_are_told_as_they_come():
     assert len(told) == 6
 
 
-def test_rotation_of_nothing_is_nothing():
-    assert rotated([], 3) == []
+def test_orders_of_nothing_are_empty():
+    assert balanced_orders([]) == [[]]

@@ -10,7 +10,7 @@ import pytest
 
 from dinspect_bench.commands import StudyCommand
 from dinspect_bench.errors import BenchmarkError, MetricError, PeerError
-from dinspect_bench.peers.rounds import Measured, NotRun, Sample
+from dinspect_bench.peers.rounds import Measured, NotRun, Sample, balanced_orders
 from dinspect_bench.peers.served import OURS, ServedSystem
 from dinspect_bench.peers.systems import anomaly_dino_systems, exported_systems
 from dinspect_bench.records import RecordFile
@@ -82,6 +82,7 @@ def test_records_have_settings_figures_and_where_they_were_measured(records):
     assert (ours["system"], ours["p50_ms"], ours["precision"]) == (OURS, 90.0, "fp32")
     assert (best["system"], best["p50_ms"], best["precision"]) == (BEST, 125.0, "bf16")
     assert (best["p25_ms"], best["p75_ms"], best["num_samples"]) == (112.5, 137.5, 3)
+    assert best["latencies_ms"] == [100.0, 125.0, 150.0]
     assert (best["image_auroc"], best["runtime"]) == (0.81, "openvino 2026.4.1")
     assert best["covers"].startswith("the bare model in process")
     assert ours["covers"].startswith("the whole request through gRPC: JPEG bytes in")
@@ -101,7 +102,7 @@ def test_peer_that_was_not_run_has_a_reason_and_no_figure(records):
     dead = records[2]
     assert dead["not_run"] == "failed in round 2 of 3: it ended with status -9"
     figures = {name for name in records[0] if name.endswith("_ms") or "ratio" in name}
-    assert len(figures) == 8
+    assert len(figures) == 9
     assert all(dead[name] is None for name in figures)
     assert (dead["num_samples"], dead["image_auroc"]) == (0, None)
 
@@ -185,6 +186,13 @@ def test_each_precision_has_a_section_of_its_own(records):
     page = format_peers([*records, *bf16])
     assert page.count("## AnomalyDINO") == 2
     assert page.count(f"| {OURS} ") == 2
+
+
+@pytest.mark.parametrize(("name", "num_systems"), [("anomaly_dino_448", 7), ("l2bt_1036", 4)])
+def test_number_of_rounds_is_balanced(name, num_systems):
+    orders = balanced_orders(list("abcdefg"[:num_systems]))
+    assert len(prepared(name).peers) == num_systems - 1
+    assert CASES[name].num_rounds % len(orders) == 0
 
 
 def test_whole_run_is_not_measured_again(records):
@@ -276,11 +284,11 @@ def test_study_measures_each_case_and_precision_and_goes_on(monkeypatch, tmp_pat
     assert not output.exists()
     page = run_peers_study(tmp_path, output, precisions=("fp32", "bf16"))
     assert asked == [
-        ("anomaly_dino_448", "fp32", 50),
-        ("anomaly_dino_448", "bf16", 50),
-        ("l2bt_1036", "fp32", 5),
-        ("l2bt_1036", "fp32", 5),
-        ("l2bt_1036", "bf16", 5),
+        ("anomaly_dino_448", "fp32", 56),
+        ("anomaly_dino_448", "bf16", 56),
+        ("l2bt_1036", "fp32", 8),
+        ("l2bt_1036", "fp32", 8),
+        ("l2bt_1036", "bf16", 8),
     ]
     assert output.read_text() == page
     assert page.count("\n## ") == 4
