@@ -185,7 +185,7 @@ def test_unwritable_folder_is_an_error(artefacts_dir, tmp_path):
     "options",
     [
         {"runtime": "tvm"},
-        {"precision": "int8"},
+        {"precision": "int4"},
         {"runtime": "onnxruntime", "precision": "fp16"},
         {"max_bank_bytes": 0},
     ],
