@@ -207,7 +207,9 @@ class StudyCommand:
                     f"the study {args.study} takes no --rows; {' and '.join(_OF_ROWS)} do"
                 )
             rows = {"rows": tuple(args.rows)}
-            options |= rows if args.study == "latency" else {"latency_options": rows}
+            if args.study == "cpu":
+                rows = {"latency_options": options.get("latency_options", {}) | rows}
+            options |= rows
         print(studies[args.study](output, **options))
         return 0
 

@@ -30,6 +30,13 @@ def test_bench_latency_commands_are_accepted(arguments):
     build_parser().parse_args(arguments)
 
 
+@pytest.mark.parametrize("arguments", commands("bench-accuracy"), ids=" ".join)
+def test_bench_accuracy_commands_are_accepted(arguments):
+    from dinspect_bench.accuracy.command import build_parser
+
+    build_parser().parse_args(arguments)
+
+
 @pytest.mark.parametrize("arguments", commands("make"), ids=" ".join)
 def test_make_targets_exist(arguments):
     assert is_make_target(arguments[0])
@@ -38,6 +45,7 @@ def test_make_targets_exist(arguments):
 def test_commands_were_found():
     assert len(commands("dinspect")) >= 7
     assert commands("bench-latency")
+    assert commands("bench-accuracy")
     assert ["demo"] in commands("make")
 
 

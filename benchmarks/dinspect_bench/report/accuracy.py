@@ -15,7 +15,7 @@ from dinspect_bench.report.document import (
 )
 from dinspect_bench.report.figures_of_ours import (
     Measured,
-    accuracy_source,
+    accuracy_sources,
     mean_over_categories,
 )
 from dinspect_bench.report.paper_comparison import metric_name
@@ -73,7 +73,7 @@ def accuracy_section(groups: Sequence[Group]) -> Section:
 def group_records(records: Sequence[RunRecord]) -> list[Group]:
     """Sort records of kind ``accuracy`` by table."""
     members: dict[str, list[RunRecord]] = {}
-    for one in records:
+    for one, source in zip(records, accuracy_sources(records), strict=True):
         record = one.values
         title = ", ".join(
             str(part)
@@ -86,7 +86,7 @@ def group_records(records: Sequence[RunRecord]) -> list[Group]:
             )
             if part is not None
         )
-        members.setdefault(f"{title} ({accuracy_source(one)})", []).append(one)
+        members.setdefault(f"{title} ({source})", []).append(one)
     return [Group(title, tuple(group)) for title, group in sorted(members.items())]
 
 

@@ -80,10 +80,10 @@ class OurFigures:
 
     def _find_accuracy(self, figure: PaperFigure) -> dict[Source, Measured | str]:
         by_source: dict[Source, dict[str, list[Record]]] = {}
-        for one in self._accuracy:
-            if _is_accuracy_of(one.values, figure):
-                by_category = by_source.setdefault(accuracy_source(one), {})
-                by_category.setdefault(one.values["category"], []).append(one.values)
+        fitting = [one for one in self._accuracy if _is_accuracy_of(one.values, figure)]
+        for one, source in zip(fitting, accuracy_sources(fitting), strict=True):
+            by_category = by_source.setdefault(source, {})
+            by_category.setdefault(one.values["category"], []).append(one.values)
         return {
             source: _one_category(by_category[figure.category], figure.metric)
             if figure.category is not None
@@ -101,11 +101,38 @@ class OurFigures:
         return found
 
 
-def accuracy_source(one: RunRecord) -> Source:
-    """Where a record of accuracy comes from."""
+def accuracy_sources(records: Sequence[RunRecord]) -> list[Source]:
+    """Where each record of accuracy comes from.
+
+    A data set's cameras need input sizes, and so graphs, of their own; what they have in common is
+    the weights, so these stand for the backbone. Where one category was measured by several graphs
+    of the same weights, the graph does: figures of two exports are never averaged.
+    """
+    graphs: dict[tuple[Any, ...], set[str]] = {}
+    for one in records:
+        graphs.setdefault(_graph_key(one), set()).add(one.values["backbone_sha256"])
+    ambiguous = {key[0] for key, digests in graphs.items() if len(digests) > 1}
+    by_weights = [_accuracy_source(one, _weights_of(one)) for one in records]
+    return [
+        _accuracy_source(one, one.values["backbone_sha256"]) if source in ambiguous else source
+        for one, source in zip(records, by_weights, strict=True)
+    ]
+
+
+def _graph_key(one: RunRecord) -> tuple[Any, ...]:
+    """What one graph answers for: a category at a method's resolution, from one source."""
+    keys = ("dataset", "category", "method", "resolution")
+    return (_accuracy_source(one, _weights_of(one)), *(one.values[key] for key in keys))
+
+
+def _weights_of(one: RunRecord) -> str:
+    return one.values.get("weights_sha256") or one.values["backbone_sha256"]
+
+
+def _accuracy_source(one: RunRecord, digest: str) -> Source:
     record = one.values
     parts = [
-        f"{record['backbone']} {record['backbone_sha256'][:_DIGEST_SHOWN]}",
+        f"{record['backbone']} {digest[:_DIGEST_SHOWN]}",
         " ".join(record[key] for key in ("runtime", "precision") if record.get(key)),
         record.get("selection") or "",
         "" if record.get("epochs") is None else f"{record['epochs']} epochs",

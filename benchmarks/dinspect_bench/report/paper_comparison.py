@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dinspect_bench.accuracy.accuracy_table import FIGURES
 from dinspect_bench.papers.tables import PaperFigure, PaperTable, paper_tables, papers
 from dinspect_bench.report.document import (
     NOT_RUN,
@@ -21,13 +22,7 @@ _DOUBT = " †"
 _RHO = "\N{GREEK SMALL LETTER RHO}"
 _SETTINGS = ("dataset", "category", "backbone", "resolution", "shots", "preprocessing", "variant")
 _METRICS = {
-    "image_auroc": "image AUROC",
-    "image_f1_max": "image F1-max",
-    "image_average_precision": "image AP",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_f1_max": "pixel F1-max",
-    "aupro_30": "AUPRO 30 %",
-    "aupro_05": "AUPRO 5 %",
+    **FIGURES,
     "robustness_30": f"{_RHO} 30 %",
     "robustness_05": f"{_RHO} 5 %",
     "mean_ms": "inference, ms",

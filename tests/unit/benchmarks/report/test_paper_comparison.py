@@ -70,7 +70,7 @@ def test_category_of_the_same_setting_is_set_beside_the_papers():
     rows = compared("anomaly_dino", "6", of_run(accuracy(image_auroc=0.95, aupro_30=0.97)))
     (label, source, cells) = rows[0]
     assert label == "bottle"
-    assert source == "A: dinov2_vits14 bbbbbbbb, openvino 1.2 fp32, consecutive"
+    assert source == "A: dinov2_vits14 eeeeeeee, openvino 1.2 fp32, consecutive"
     assert cells["1-shot image AUROC"] == Compared("0.950", "0.997 ± 0.002", "−0.047")  # noqa: RUF001
     assert cells["1-shot AUPRO 30 %"] == Compared("0.970", "0.959 ± 0.003", "+0.011")
     assert cells["2-shot image AUROC"] == Compared("not run", "0.999 ± 0.001")
@@ -141,7 +141,30 @@ def test_runs_and_exports_stand_in_rows_of_their_own():
     assert [(source[:26], cells["1-shot image AUROC"].ours) for _, source, cells in rows] == [
         ("A: dinov2_vits14 bbbbbbbb,", "0.900"),
         ("A: dinov2_vits14 cccccccc,", "0.700"),
-        ("B: dinov2_vits14 bbbbbbbb,", "0.800"),
+        ("B: dinov2_vits14 eeeeeeee,", "0.800"),
+    ]
+
+
+def test_mean_is_over_the_graphs_of_all_input_sizes():
+    """Categories with cameras of other shapes are inspected by other graphs of the same weights."""
+    records = of_run(
+        *(
+            accuracy(category=name, backbone_sha256=f"{n % 2}" * 64)
+            for n, name in enumerate(MVTEC_AD)
+        )
+    )
+    (mean,) = (row for row in compared("anomaly_dino", "6", records) if row[0] == "mean")
+    assert mean[2]["1-shot image AUROC"].ours == "0.900"
+    others = of_run(
+        *(
+            accuracy(category=name, weights_sha256=f"{n % 2}" * 64)
+            for n, name in enumerate(MVTEC_AD)
+        )
+    )
+    means = [row for row in compared("anomaly_dino", "6", others) if row[0] == "mean"]
+    assert [row[2]["1-shot image AUROC"].ours for row in means] == [
+        "not run (8 of 15 categories)",
+        "not run (7 of 15 categories)",
     ]
 
 
