@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinspect_export.errors import EngineError, MissingDependencyError
+from dinspect_export.errors import EngineError, MissingDependencyError, RuntimeUnavailableError
 
 TARGETS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Target to the module that builds for it, whose package has the same name."""
@@ -167,22 +167,44 @@ def inspect_plan(engine: Engine) -> dict[str, Any]:
     return found
 
 
+def load_engine(plan: Path, target: str) -> Any:
+    """An engine, ready to run on this machine's GPU.
+
+    Args:
+        plan: The engine file.
+        target: ``tensorrt`` or ``tensorrt-rtx``.
+
+    Returns:
+        TensorRT's ``ICudaEngine``.
+
+    Raises:
+        MissingDependencyError: If the target's module is not installed.
+        RuntimeUnavailableError: If there is no GPU, or one that the engine or TensorRT is not for.
+    """
+    trt = load_tensorrt(target)
+    log = _log_of(target, trt)
+    if target not in _runtimes:
+        _runtimes[target] = trt.Runtime(log)
+        # A version-compatible engine carries its own runtime.
+        _runtimes[target].engine_host_code_allowed = True
+    engine = _runtimes[target].deserialize_cuda_engine(plan.read_bytes())
+    if engine is None:
+        raise RuntimeUnavailableError(
+            f"{plan} cannot be loaded on this machine: {log.last_errors()}"
+        )
+    return engine
+
+
 def fused_attention_layers(plan: Path, target: str) -> int:
     """Layers of fused attention in an engine, by TensorRT's own inspector; needs its GPU.
 
     Raises:
         MissingDependencyError: If the target's module is not installed.
-        EngineError: If the engine cannot be loaded here.
+        RuntimeUnavailableError: If the engine cannot be loaded here.
     """
-    trt = load_tensorrt(target)
-    log = _log_of(target, trt)
-    runtime = trt.Runtime(log)
-    runtime.engine_host_code_allowed = True  # a version-compatible engine carries its own runtime
-    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
-    if engine is None:
-        raise EngineError(f"{plan} cannot be loaded on this machine: {log.last_errors()}")
-    inspector = engine.create_engine_inspector()
-    report = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    engine = load_engine(plan, target)
+    as_json = load_tensorrt(target).LayerInformationFormat.JSON
+    report = json.loads(engine.create_engine_inspector().get_engine_information(as_json))
     return sum(
         bool(_FUSED_IN_INSPECTION.search(json.dumps(layer))) for layer in report.get("Layers", [])
     )
@@ -281,6 +303,7 @@ def _keep_timings(config: Any, options: EngineOptions) -> None:
 
 
 _logs: dict[str, Any] = {}
+_runtimes: dict[str, Any] = {}  # kept, for an engine must not outlive its runtime
 
 
 def _log_of(target: str, trt: Any) -> Any:

@@ -152,19 +152,15 @@ class EngineRunner(Runner):
                 "in two files"
             )
         os.environ[_POLYGRAPHY_SWITCH] = switch
-        from polygraphy.backend.common import BytesFromPath
-        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-        from polygraphy.exception import PolygraphyException
+        from polygraphy.backend.trt import TrtRunner
+
+        from dinspect_export.engine import load_engine
 
         self.name = target
-        self._runner: Any = TrtRunner(EngineFromBytes(BytesFromPath(str(plan))))
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # Polygraphy logs there
-                self._runner.activate()
-        except PolygraphyException as error:
-            raise RuntimeUnavailableError(
-                f"{plan} cannot be loaded on this GPU: {error}"
-            ) from error
+        # Loaded by us: Polygraphy's error does not say why an engine cannot be.
+        self._runner: Any = TrtRunner(load_engine(plan, target))
+        with contextlib.redirect_stdout(sys.stderr):  # Polygraphy logs there
+            self._runner.activate()
 
     def run(self, inputs: Inputs) -> Outputs:
         """Compute all outputs of a batch."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinspect_export.engine import load_tensorrt
+from dinspect_export.engine import load_engine, load_tensorrt
 from dinspect_export.errors import RuntimeUnavailableError
 
 _DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "UINT8": torch.uint8}
@@ -41,12 +41,7 @@ class DeviceEngine:
 
     def __init__(self, plan: Path, target: str, device: str = "cuda") -> None:
         trt = load_tensorrt(target)
-        self._log = trt.Logger(trt.Logger.WARNING)
-        self._runtime = trt.Runtime(self._log)
-        self._runtime.engine_host_code_allowed = True
-        self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
-        if self._engine is None:
-            raise RuntimeUnavailableError(f"{target} cannot load {plan.parent.name} on this GPU")
+        self._engine = load_engine(plan, target)
         self._context = _execution_context(trt, self._engine)
         numbers = range(self._engine.num_io_tensors)
         names = sorted(map(self._engine.get_tensor_name, numbers), key=_block_of)

@@ -23,7 +23,7 @@ _MIB = 2**20
 
 
 def device_table(devices: Sequence[Record]) -> str:
-    """What the device is, and its state at each moment that was recorded."""
+    """What the device is, and its state at each moment, as it was there the last time."""
     last = devices[-1]
     facts = [f"{name} {version}" for name, version in last["versions"].items()]
     if "multiprocessors" in last:
@@ -35,7 +35,7 @@ def device_table(devices: Sequence[Record]) -> str:
     if last.get("driver"):
         facts += [f"driver {last['driver']}", f"compute capability {last['compute_capability']}"]
     text = ", ".join(facts) + ".\n"
-    states = [record for record in devices if "sm_clock_mhz" in record]
+    states = {one["moment"]: one for one in devices if "sm_clock_mhz" in one}
     if not states:
         return text
     head = ["moment", "SM clock, MHz", "at most", "memory clock, MHz", "power, W", "limit", "°C"]
@@ -43,7 +43,7 @@ def device_table(devices: Sequence[Record]) -> str:
         "sm_clock_mhz", "max_sm_clock_mhz", "memory_clock_mhz", "power_w", "power_limit_w",
         "temperature_c",
     )  # fmt: skip
-    rows = [[one["moment"], *(_plain(one[name]) for name in names)] for one in states]
+    rows = [[moment, *(_plain(one[name]) for name in names)] for moment, one in states.items()]
     return f"{text}\n{markdown_table(head, rows)}"
 
 

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from dinspect_export import engine_build, runtimes
+from dinspect_export import engine, engine_build, runtimes
 from dinspect_export.check_images import CheckImages
 from dinspect_export.engine import EngineOptions
 from dinspect_export.engine_build import GraphFile, engine_recipe
@@ -97,6 +97,7 @@ def fake_polygraphy(monkeypatch):
 
     class TrtRunner:
         def __init__(self, engine):
+            assert engine == ("model.plan", "tensorrt-rtx")
             self.buffers, self.active = {}, False
 
         def activate(self):
@@ -114,9 +115,7 @@ def fake_polygraphy(monkeypatch):
     modules = {
         "polygraphy": {},
         "polygraphy.backend": {},
-        "polygraphy.backend.common": {"BytesFromPath": str},
-        "polygraphy.backend.trt": {"EngineFromBytes": str, "TrtRunner": TrtRunner},
-        "polygraphy.exception": {"PolygraphyException": RuntimeError},
+        "polygraphy.backend.trt": {"TrtRunner": TrtRunner},
     }
     for name, content in modules.items():
         module = types.ModuleType(name)
@@ -125,6 +124,7 @@ def fake_polygraphy(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setenv("POLYGRAPHY_USE_TENSORRT_RTX", "1")
     monkeypatch.setattr(runtimes, "require_gpu", lambda purpose: None)
+    monkeypatch.setattr(engine, "load_engine", lambda plan, target: (plan.name, target))
 
 
 def test_engine_answers_are_copied_and_the_engine_is_freed(
