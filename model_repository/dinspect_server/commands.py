@@ -55,8 +55,8 @@ class AssembleCommand:
             "--precision",
             choices=("auto", "fp32", "fp16", "bf16", "int8"),
             default="auto",
-            help="of the backbone and the search; auto takes the fastest that this processor has "
-            "units for and that reproduces PyTorch's known answer",
+            help="of the backbone and the search (default: auto, the backbone in FP32, the search "
+            "in BF16 where this processor has units for it)",
         )
         parser.add_argument(
             "--max-bank-bytes",

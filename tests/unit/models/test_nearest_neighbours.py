@@ -187,7 +187,7 @@ def test_tokens_without_direction_are_refused(value):
 
 def test_automatic_precision_is_the_fastest_that_is_offered(monkeypatch):
     assert search_precision("auto") == OFFERED[0]
-    for offered in (("fp16", "bf16", "fp32"), ("bf16", "fp32"), ("fp32",)):
+    for offered in (("bf16", "fp32", "fp16"), ("fp32", "fp16"), ("fp32",)):
         monkeypatch.setattr(
             nearest_neighbours, "offered_precisions", lambda offered=offered: offered
         )
