@@ -13,10 +13,12 @@ from dinspect_bench.machine.roofline import (
     PREPROCESS,
     Inspected,
     Peak,
+    StepFloor,
     StepWork,
     anomaly_dino_work,
     floor_by_step,
     l2bt_work,
+    step_floor,
 )
 from dinspect_client.versions import ProductVersion, VersionRecord
 from dinspect_export.variants import variant_by_name
@@ -119,7 +121,37 @@ def floor_figures(
     Raises:
         BenchmarkError: If the peak in a step's precision is not known.
     """
-    floors = floor_by_step(work, peak, step_times(stages_ms))
+    return _figures(floor_by_step(work, peak, step_times(stages_ms)))
+
+
+def floor_at(record: Mapping[str, Any], peak: Peak) -> dict[str, Any]:
+    """The floor figures of a record by another peak: a higher one may have been seen since.
+
+    Args:
+        record: With ``floor_by_step``.
+        peak: What the machine reaches.
+
+    Returns:
+        As `floor_figures`.
+
+    Raises:
+        BenchmarkError: If the peak in a step's precision is not known.
+    """
+    return _figures(
+        {
+            name: step_floor(
+                step["operations"],
+                step["traffic_bytes"],
+                step["precision"],
+                peak,
+                step["measured_ms"],
+            )
+            for name, step in record["floor_by_step"].items()
+        }
+    )
+
+
+def _figures(floors: Mapping[str, StepFloor]) -> dict[str, Any]:
     return {
         "floor_ms": sum(floor.floor_ms for floor in floors.values()),
         "floor_by_step": {name: floor.to_dict() for name, floor in floors.items()},

@@ -182,8 +182,11 @@ def _tried(one: TriedRate) -> dict[str, Any]:
 
 def _estimate(name: str, samples: LatencySamples, percentile: float) -> dict[str, Any]:
     latencies_ms = [ns / _NS_PER_MS for ns in samples.succeeded_ns]
+    # One that failed was never answered, so it is later than any that was.
+    latencies_ms += [math.inf] * len(samples.failures)
     estimate = estimate_percentile(latencies_ms, percentile)
+    is_known = estimate.value is not None and math.isfinite(estimate.value)
     return {
-        f"{name}_early_stopping_ms": estimate.value,
+        f"{name}_early_stopping_ms": estimate.value if is_known else None,
         f"{name}_queries_needed": estimate.num_needed,
     }

@@ -61,9 +61,8 @@ def _scenario_lines(scenario: str, figures: Mapping[str, Any]) -> list[str]:
         return _server_lines(figures)
     name = "p99" if scenario == Scenario.MULTI_STREAM else "p90"
     value = figures[f"{name}_early_stopping_ms"]
-    found = (
-        f"takes {figures[f'{name}_queries_needed']} answers" if value is None else f"{value:.1f} ms"
-    )
+    needed = f"takes {figures[f'{name}_queries_needed']} queries, of which few enough fail"
+    found = needed if value is None else f"{value:.1f} ms"
     return [f"{name} by MLPerf's early stopping: {found}"]
 
 

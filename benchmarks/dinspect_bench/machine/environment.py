@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ def describe_environment() -> dict[str, Any]:
         "packages": _package_versions(),
         "git": git_state(Path(__file__).resolve()),
     }
+
+
+def is_of_such_a_machine(environment: Mapping[str, Any]) -> bool:
+    """Whether something was measured on a processor like this one, with as many cores.
+
+    Args:
+        environment: What `describe_environment` said there.
+    """
+    return _machine(environment) == _machine({"cpu": _cpu()})
+
+
+def _machine(environment: Mapping[str, Any]) -> tuple[str, int]:
+    cpu = environment["cpu"]
+    return cpu["model"], cpu["usable_cores"]
 
 
 def cpu_facts_from_cpuinfo(text: str) -> tuple[str, list[str], bool]:

@@ -32,7 +32,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 SHAPES = ((256, 256), (512, 512), (1024, 384), (256, 1024), (2048, 1024))
 """Rows and width of the products; the large ones are for machines of many cores."""
 _CHAINED = 4  # products in a graph, so that handing tensors over costs little
-_COPY_BYTES = 128 << 20  # each way; no cache of a processor holds both
+_COPY_BYTES = 128 << 20  # each way; both together are larger than all but a few servers' caches
 _DURATION_S = 9.0
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 _TORCH_TYPES = {"fp32": "float32", "bf16": "bfloat16"}

@@ -125,6 +125,7 @@ class StepFloor:
     Attributes:
         operations: Counted for one image.
         traffic_bytes: Counted for one image.
+        precision: Whose peak rate counts.
         compute_ms: The operations at the peak rate.
         memory_ms: The bytes at the rate of a copy.
         measured_ms: Mean time it took; None if it was not measured.
@@ -132,6 +133,7 @@ class StepFloor:
 
     operations: int
     traffic_bytes: int
+    precision: str
     compute_ms: float
     memory_ms: float
     measured_ms: float | None = None
@@ -156,6 +158,7 @@ class StepFloor:
         return {
             "operations": self.operations,
             "traffic_bytes": self.traffic_bytes,
+            "precision": self.precision,
             "floor_ms": self.floor_ms,
             "bound": self.bound,
             "measured_ms": self.measured_ms,
@@ -230,15 +233,29 @@ def floor_by_step(
     """
     times = measured_ms or {}
     return {
-        name: StepFloor(
-            operations=step.operations.total,
-            traffic_bytes=step.traffic.total,
-            compute_ms=1e3 * step.operations.total / peak.flops(step.precision),
-            memory_ms=1e3 * step.traffic.total / peak.copy_bytes_per_s,
-            measured_ms=times.get(name),
+        name: step_floor(
+            step.operations.total, step.traffic.total, step.precision, peak, times.get(name)
         )
         for name, step in work.items()
     }
+
+
+def step_floor(
+    operations: int, traffic_bytes: int, precision: str, peak: Peak, measured_ms: float | None
+) -> StepFloor:
+    """The floor of one step; see `StepFloor`.
+
+    Raises:
+        BenchmarkError: If the peak in the precision is not known.
+    """
+    return StepFloor(
+        operations=operations,
+        traffic_bytes=traffic_bytes,
+        precision=precision,
+        compute_ms=1e3 * operations / peak.flops(precision),
+        memory_ms=1e3 * traffic_bytes / peak.copy_bytes_per_s,
+        measured_ms=measured_ms,
+    )
 
 
 def _shared_work(image: Inspected, resized_from: tuple[int, int]) -> dict[str, StepWork]:

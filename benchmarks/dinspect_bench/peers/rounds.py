@@ -13,6 +13,8 @@ from dinspect_bench.errors import LatencyError, PeerError
 PAUSE_S = 0.05
 """Before each sample, for the threads of the one before to fall asleep. OpenBLAS's, which NumPy
 brings along, wait for more work for 2**26 cycles, which is 20 to 30 ms."""
+ORDERS = "balanced"
+"""Of the systems in the rounds, for the record: each follows every other equally often."""
 _NS_PER_MS = 1e6
 
 

@@ -14,7 +14,7 @@ _SHOWN_KEYS = {
     "memory_bank_s", "memory_bank_std_s", "stages_sum_share", "variant", "part", "batch",
 }  # fmt: skip
 _CIRCUMSTANCES = {
-    "requested_precision", "load_average", "seconds_each", "ensemble", "transport",
+    "requested_precision", "load_average", "num_inspected", "ensemble", "transport",
     "server_version", "bundle_version",
 }  # fmt: skip
 """What a record keeps of how it was measured, besides counts; a table has no room for it."""

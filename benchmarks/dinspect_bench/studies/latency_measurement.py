@@ -49,9 +49,9 @@ NUM_FULL = 240
 """Images of the full-shot rows, as many as MVTec AD has for training per category on average."""
 IMAGE_PX = 1024
 """Edge of AnomalyDINO's images; those of L2BT are as large as the backbone's input."""
-_NUM_TEST = 20  # images that are inspected in turn, half of them defective
+NUM_TEST = 20
+"""Test images of a product, half of them defective; all are inspected, one after the other."""
 _NUM_WARMUP = 2  # the first loads the memory bank or the students
-_MIN_SAMPLES, _MAX_SAMPLES = 3, 20
 _TIMEOUT_S = 600.0  # of an answer: a bank of all images, rotated, takes minutes to calibrate
 _SEED = 0
 
@@ -64,23 +64,18 @@ class Measurement:
         precision: Of the server, as `assemble` takes it.
         build_dir: Where exported backbones are kept.
         peak: What the machine reaches, for the floors.
-        seconds_each: Time of the inspections of a product; at least three are timed, and no more
-            than twenty.
+        num_inspected: Inspections of a product that are timed, its test images in turn.
     """
 
     precision: str
     build_dir: Path
     peak: Peak
-    seconds_each: float = 4.0
+    num_inspected: int = NUM_TEST
 
     @property
     def students_precision(self) -> str:
         """What the students run in: only a precision asked for by name changes it."""
         return self.precision if self.precision in ("fp16", "bf16") else "fp32"
-
-    def num_samples(self, one_s: float) -> int:
-        """How many inspections to time, each of which takes about so long."""
-        return min(max(int(self.seconds_each / one_s), _MIN_SAMPLES), _MAX_SAMPLES)
 
 
 def measure_rows(rows: Sequence[LatencyRow], how: Measurement) -> Iterator[Record]:
@@ -106,7 +101,7 @@ def measure_rows(rows: Sequence[LatencyRow], how: Measurement) -> Iterator[Recor
             "scenario": "single_stream",
             **row.to_dict(),
             "requested_precision": how.precision,
-            "seconds_each": how.seconds_each,
+            "num_inspected": how.num_inspected,
             "num_warmup": _NUM_WARMUP,
             **figures,
             "environment": describe_environment(),
@@ -229,14 +224,11 @@ def _inspect(
     images: Sequence[bytes],
     how: Measurement,
 ) -> SingleStreamRun:
-    """Warm up, and time as many inspections as the last of those lets fit."""
+    """Warm up, and time the inspections."""
     product, method, with_map = version.product, version.method, _with_map(version)
     for _ in range(_NUM_WARMUP):
-        started_s = time.perf_counter()
         client.inspect(product, images[0], method=method, with_map=with_map)
-        one_s = time.perf_counter() - started_s
-    num_samples = how.num_samples(one_s)
-    with tqdm(total=num_samples, unit="image", leave=False, disable=None) as bar:
+    with tqdm(total=how.num_inspected, unit="image", leave=False, disable=None) as bar:
         return measure_single_stream(
             client,
             server.grpc_url,
@@ -244,7 +236,7 @@ def _inspect(
             images,
             ensemble=version.ensemble,
             method=method,
-            num_samples=num_samples,
+            num_samples=how.num_inspected,
             num_warmup=0,
             with_map=with_map,
             metrics_url=server.metrics_url,
@@ -268,7 +260,7 @@ class _Images(NamedTuple):
 
 
 def _images(kind: str, num_references: int) -> _Images:
-    half = _NUM_TEST // 2
+    half = NUM_TEST // 2
     split = split_cells(load_elpv(), kind, _SEED, num_references, half + 1, half)
     tests = split.functional[:half] + split.defective
     lists = (split.enrolled, split.functional[half:], tests)

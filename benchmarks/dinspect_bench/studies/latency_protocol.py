@@ -12,11 +12,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dinspect_bench.files import write_text_atomically
-from dinspect_bench.machine.environment import describe_environment
+from dinspect_bench.machine.environment import is_of_such_a_machine
 from dinspect_bench.machine.peak import measure_peak
 from dinspect_bench.machine.roofline import Peak
 from dinspect_bench.records import Record, RecordFile
-from dinspect_bench.studies.latency_measurement import PROTOCOL, Measurement, measure_rows
+from dinspect_bench.studies.latency_measurement import (
+    NUM_TEST,
+    PROTOCOL,
+    Measurement,
+    measure_rows,
+)
 from dinspect_bench.studies.latency_rows import (
     LatencyRow,
     all_rows,
@@ -33,7 +38,7 @@ def run_latency_study(
     *,
     rows: Sequence[str] = (),
     precisions: Sequence[str] = ("auto",),
-    seconds_each: float = 4.0,
+    num_inspected: int = NUM_TEST,
     peak_s: float = 8.0,
 ) -> str:
     """Measure the rows that are not measured yet, and write the page.
@@ -43,7 +48,7 @@ def run_latency_study(
         output: The page; its records go beside it, with the ending ``.jsonl``.
         rows: Names of rows, or patterns; empty for those that take a quarter of an hour.
         precisions: Of the server, as `assemble` takes them; each has tables of its own.
-        seconds_each: Time of the inspections of one product in one row.
+        num_inspected: Inspections of each product that are timed, its test images in turn.
         peak_s: Seconds for the machine's peak, measured before the rows.
 
     Returns:
@@ -61,14 +66,14 @@ def run_latency_study(
         settings = {
             "protocol": PROTOCOL,
             "requested_precision": precision,
-            "seconds_each": seconds_each,
+            "num_inspected": num_inspected,
         }
         known = _known_rows(records, settings)
         missing = [row for row in wanted if row not in known]
         if missing:
             records.append(measure_peak(peak_s))
             peak = Peak.from_records(_peaks(records))
-            _measure(missing, Measurement(precision, build_dir, peak, seconds_each), records)
+            _measure(missing, Measurement(precision, build_dir, peak, num_inspected), records)
         pages.append(format_latency(_in_order(_known_rows(records, settings)), _peaks(records)))
     page = "\n".join(pages)
     write_text_atomically(output, page)
@@ -98,17 +103,11 @@ def _peaks(records: RecordFile) -> list[Record]:
 
 
 def _of_this_machine(records: RecordFile, kind: str) -> list[Record]:
-    here = _machine(describe_environment())
     return [
         record
         for record in records.read()
-        if record.get("record") == kind and _machine(record["environment"]) == here
+        if record.get("record") == kind and is_of_such_a_machine(record["environment"])
     ]
-
-
-def _machine(environment: Record) -> tuple[str, int]:
-    cpu = environment["cpu"]
-    return cpu["model"], cpu["usable_cores"]
 
 
 def _row_of(record: Record) -> LatencyRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dinspect_bench.latency.floor import step_times
+from dinspect_bench.latency.floor import floor_at, step_times
 from dinspect_bench.machine.roofline import BACKBONE, KNN, MAP, PREPROCESS, STUDENTS, Peak
 from dinspect_bench.markdown import markdown_table, measured_on
 from dinspect_bench.papers.tables import PaperFigure
@@ -30,7 +30,9 @@ _TITLES = {
     "9d": "Table 9d: by size of the backbone",
 }
 _BANK_METRIC = "memory_bank_s"
-_OUR_HEAD = ["row", "masked, rotated", "patches", "ms", "relative", "memory bank s", "floor ms"]
+_OUR_HEAD = [
+    "row", "masked, rotated", "patches", "samples", "ms", "relative", "memory bank s", "floor ms",
+]  # fmt: skip
 
 Records = Mapping[LatencyRow, Record]
 
@@ -42,6 +44,8 @@ def format_latency(records: Records, peaks: Sequence[Record]) -> str:
         records: Rows that were measured, at least one.
         peaks: The machine's records of kind ``peak``, at least one; the highest figures count.
     """
+    peak = Peak.from_records(peaks)
+    records = {row: {**one, **floor_at(one, peak)} for row, one in records.items()}
     tables = [f"## {_TITLES[number]}\n\n{_table_9(number, records)}" for number in _TITLES]
     others = [row for row in records if row not in _shown_rows()]
     if others:
@@ -109,6 +113,7 @@ def _our_cells(row: LatencyRow, records: Records) -> list[str]:
         row.name,
         f"{_yes(record['masking'])}, {_yes(record['rotation'])}",
         "" if record["bank_patches"] is None else f"{record['bank_patches']:,}",
+        str(record["num_samples"]),
         _spread(record["mean_ms"], record["std_ms"], 0),
         NOT_RUN if default is None else f"{record['mean_ms'] / default['mean_ms']:.2f}",
         "" if bank_s is None else _spread(bank_s, record["memory_bank_std_s"], 2),
@@ -131,7 +136,10 @@ def _grid(records: Records) -> str:
         rows.append(cells)
     head = ["resolution", "preprocessing", *(f"shots {count}: ms; bank s" for count in shots)]
     names = f"`s-<resolution>-<shots>-<preprocessing>`, as in {grid_rows()[0].name}"
-    return f"ViT-S, one product; names of rows are {names}.\n\n" + markdown_table(head, rows)
+    return (
+        f"ViT-S; one product, but where a table above has the row; names are {names}.\n\n"
+        + markdown_table(head, rows)
+    )
 
 
 def _grid_cell(record: Record | None) -> str:
@@ -151,7 +159,7 @@ def _table_2(records: Records) -> str:
         if printed.doubt:
             doubts.append(f"{printed.value} ms {printed.doubt}")
     head = [
-        "row", "students only ms", "pixels to map ms", "whole request ms", "floor ms",
+        "row", "samples", "students only ms", "pixels to map ms", "whole request ms", "floor ms",
         f"{printed.hardware}: ms",
     ]  # fmt: skip
     doubted = f"\nThe paper's {'; its '.join(doubts)}.\n" if doubts else ""
@@ -160,9 +168,10 @@ def _table_2(records: Records) -> str:
 
 def _l2bt_cells(record: Record | None) -> list[str]:
     if record is None:
-        return [NOT_RUN] * 4
+        return [NOT_RUN] * 5
     stages = record["stages_ms"]
     return [
+        str(record["num_samples"]),
         f"{stages[STUDENTS]:.1f}",
         f"{stages[BACKBONE] + stages[STUDENTS] + stages[MAP]:.0f}",
         _spread(record["mean_ms"], record["std_ms"], 0),
@@ -222,7 +231,7 @@ def _foot(records: Records, peaks: Sequence[Record]) -> str:
         f"Peak of this machine in products of several shapes, measured {times}: "
         f"{', '.join(rates)}; copy {copied:.1f} GB/s, read and written. "
         f"The load average before the rows was {min(loads):.1f} to {max(loads):.1f}.\n\n"
-        f"Measured by `dinspect study latency` on {measured_on()}\n"
+        f"Measured by `dinspect study latency` on {measured_on(list(records.values()))}\n"
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from dinspect_bench.machine.environment import describe_environment
+from dinspect_bench.machine.environment import describe_environment, is_of_such_a_machine
 from dinspect_bench.peers.comparison import compare, spread
 from dinspect_bench.peers.rounds import Measured, NotRun
 from dinspect_bench.peers.served import OURS, OURS_COVERS
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def measured_before(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Record]:
-    """The latest records of a run, if all of it is there and every peer ran; else none.
+    """The latest records of a run on such a machine, if all is there and every peer ran; or none.
 
     Args:
         records: What there is, oldest first.
@@ -58,6 +58,7 @@ def measured_before(records: Sequence[Record], settings: Mapping[str, Any]) -> l
         record["system"]: record
         for record in records
         if all(record.get(key) == value for key, value in settings.items())
+        and is_of_such_a_machine(record["environment"])
     }
     found = list(latest.values())
     whole = found and all(record["num_systems"] == len(found) for record in found)

@@ -20,7 +20,7 @@ from dinspect_bench.errors import PeerError
 from dinspect_bench.files import write_text_atomically
 from dinspect_bench.peers.installation import default_location, find_peers
 from dinspect_bench.peers.process import runner_command
-from dinspect_bench.peers.rounds import Measured, NotRun, System, run_rounds
+from dinspect_bench.peers.rounds import ORDERS, PAUSE_S, Measured, NotRun, System, run_rounds
 from dinspect_bench.peers.served import OURS
 from dinspect_bench.peers.started import StartedPeers, started_peers
 from dinspect_bench.records import Record, RecordFile
@@ -49,7 +49,7 @@ def run_peers_study(
 ) -> str:
     """Measure ours and every peer in turn, and write the table.
 
-    A case that was measured in a precision with every peer is not measured again.
+    A case that was measured on such a machine in a precision with every peer is not measured again.
 
     Args:
         build_dir: Where our backbones are exported to, unless they are there.
@@ -76,6 +76,8 @@ def run_peers_study(
                 "requested_precision": precision,
                 "num_rounds": num_rounds or case.num_rounds,
                 "num_inspected": num_inspected,
+                "orders": ORDERS,
+                "pause_s": PAUSE_S,
             }
             known = measured_before(records.read(), settings)
             if not known:

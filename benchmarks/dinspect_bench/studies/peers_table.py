@@ -39,7 +39,7 @@ def format_peers(records: Sequence[Record]) -> str:
         "# Beside the peers, in the same run\n\n"
         f"{_introduction()}\n\n"
         + "\n".join(_run(run) for run in runs.values())
-        + f"\nMeasured by `dinspect study peers` on {measured_on()}\n"
+        + f"\nMeasured by `dinspect study peers` on {measured_on(records)}\n"
     )
 
 

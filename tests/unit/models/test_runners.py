@@ -31,6 +31,17 @@ def test_automatic_precision_is_fp32_on_any_processor(files, monkeypatch, units)
     assert (backbone.precision, backbone.max_cosine_distance < 1e-6) == ("fp32", True)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_precision_is_the_one_in_force_or_refused(files, precision):
+    """Without units for it OpenVINO computes in another and says nothing."""
+    units = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision.upper() in units:
+        assert load_backbone(*files, "openvino", precision).precision == precision
+        return
+    with pytest.raises(ValueError, match=f"no units for {precision}: OpenVINO would compute in"):
+        load_backbone(*files, "openvino", precision)
+
+
 @pytest.mark.parametrize(
     ("units", "hint"),
     [(["FP32", "INT8"], "f32"), (["FP32", "FP16", "INT8"], "f32"), (["BF16", "FP16"], "bf16")],

@@ -58,7 +58,7 @@ def load_backbone(model: Path, known_answer: Path, runtime: str, precision: str)
 
     Raises:
         WrongAnswerError: If the known answer is missed beyond the precision's tolerance.
-        ValueError: If runtime or precision is none of those.
+        ValueError: If runtime or precision is none of those, or this processor has no units for it.
     """
     from safetensors.numpy import load_file
 
@@ -110,6 +110,12 @@ def _openvino_run(model: Path, precision: str) -> tuple[Callable[[NDArray[np.uin
         "CPU",
         {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"},
     )
+    in_force = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if in_force != hint:
+        raise ValueError(
+            f"this processor has no units for {precision}: OpenVINO would compute in {in_force} "
+            "under that name; assemble with another --precision (auto is fp32, on any processor)"
+        )
     request = compiled.create_infer_request()
     names = [output.get_any_name() for output in compiled.outputs]
 

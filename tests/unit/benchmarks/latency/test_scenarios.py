@@ -188,6 +188,14 @@ def test_single_stream_has_mlperfs_estimate():
     assert few["p90_early_stopping_ms"] is None
 
 
+@pytest.mark.parametrize(("num_failed", "expected"), [(0, 98.0), (1, 99.0), (2, 100.0), (3, None)])
+def test_failed_queries_are_later_than_any_answer(num_failed, expected):
+    """Of 100 queries 2 may be later than the estimate; one that failed never came."""
+    answered = tuple(ms * MS for ms in range(1, 101))
+    samples = LatencySamples(answered[num_failed:], ("no answer",) * num_failed)
+    assert single_stream_figures(samples)["p90_early_stopping_ms"] == expected
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

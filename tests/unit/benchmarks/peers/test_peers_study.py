@@ -204,6 +204,12 @@ def test_whole_run_is_not_measured_again(records):
     assert measured_before([], SETTINGS) == []
 
 
+def test_another_machines_run_is_measured_again(records):
+    there = {"cpu": records[0]["environment"]["cpu"] | {"model": "another processor"}}
+    elsewhere = [record | {"not_run": None, "environment": there} for record in records]
+    assert measured_before(elsewhere, SETTINGS) == []
+
+
 def test_latest_records_of_a_run_count(records):
     whole = [record | {"not_run": None} for record in records]
     older = [record | {"p50_ms": 1.0} for record in whole]

@@ -57,6 +57,6 @@ def test_command_chooses_rows_and_precisions(asked, tmp_path, capsys):
     assert asked["latency"][2]["rows"] == ("s-224-1-no_mask_no_rotation",)
     assert asked["peers"][2]["num_rounds"] == 2
     assert command.run(parser.parse_args([*arguments[:3], "--quick", "--rows", "l2bt-s-224"])) == 0
-    quick = {"rows": ("l2bt-s-224",), "seconds_each": 0.0, "peak_s": 0.5}
+    quick = {"rows": ("l2bt-s-224",), "num_inspected": 3, "peak_s": 0.5}
     assert asked["latency"][2] == quick
     assert "## latency" in capsys.readouterr().out

@@ -126,8 +126,8 @@ def client(monkeypatch):
     latency_measurement._enlarged.cache_clear()
 
 
-def measured(*names, seconds_each=0.0):
-    how = Measurement("bf16", Path("build"), PEAK, seconds_each)
+def measured(*names, num_inspected=3):
+    how = Measurement("bf16", Path("build"), PEAK, num_inspected)
     return list(measure_rows(chosen_rows(names), how))
 
 
@@ -191,14 +191,6 @@ def test_record_tells_the_row_the_setting_in_force_and_the_floor(client):
     assert knn["peak_share"] == pytest.approx(1e3 * knn["operations"] / 4e11 / 10.0)
     assert record["environment"]["cpu"]["model"]
     assert record["load_average"] >= 0
-
-
-@pytest.mark.parametrize(
-    ("seconds_each", "one_s", "expected"), [(4.0, 0.5, 8), (4.0, 3.0, 3), (4.0, 0.01, 20)]
-)
-def test_as_many_samples_as_time_allows_but_three_at_least(seconds_each, one_s, expected):
-    how = Measurement("auto", Path("build"), PEAK, seconds_each)
-    assert how.num_samples(one_s) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,10 +45,14 @@ def study(monkeypatch, tmp_path):
             state.how = how
             yield {
                 "record": "latency", "protocol": "papers", **row.to_dict(),
-                "requested_precision": how.precision, "seconds_each": how.seconds_each,
-                "mean_ms": 100.0, "std_ms": 1.0, "memory_bank_s": 1.0, "memory_bank_std_s": None,
+                "requested_precision": how.precision, "num_inspected": how.num_inspected,
+                "mean_ms": 100.0, "std_ms": 1.0, "num_samples": 40, "memory_bank_s": 1.0, "memory_bank_std_s": None,
                 "floor_ms": 10.0, "floor_by_step": {
-                    name: {"peak_share": 0.5} for name in ("backbone", "knn")
+                    name: {
+                        "operations": 10**9, "traffic_bytes": 10, "precision": "fp32",
+                        "measured_ms": 20.0,
+                    }
+                    for name in ("backbone", "knn")
                 },
                 "stages_ms": dict.fromkeys(
                     ("preprocess", "backbone", "knn", "queue", "routing", "transport"), 1.0
@@ -79,7 +84,7 @@ def test_killed_study_goes_on_with_the_next_row(study):
     page = study.run()
     assert study.measured == list(ROWS)
     for name in ROWS:
-        assert f"| {name} | no, no | 1 | 100 ± 1 |" in page
+        assert f"| {name} | no, no | 1 | 40 | 100 ± 1 |" in page
     assert study.output.read_text() == page
 
 
@@ -94,9 +99,12 @@ def test_finished_study_measures_nothing_again_not_even_the_peak(study):
 def test_rows_measured_before_stay_in_the_page(study):
     study.run(rows=ROWS[:1])
     page = study.run(rows=ROWS[1:2])
-    assert f"| {ROWS[0]} | no, no | 1 | 100 ± 1 |" in page
-    assert f"| {ROWS[1]} | no, no | 1 | 100 ± 1 |" in page
+    assert f"| {ROWS[0]} | no, no | 1 | 40 | 100 ± 1 |" in page
+    assert f"| {ROWS[1]} | no, no | 1 | 40 | 100 ± 1 |" in page
     assert study.how.peak.flops("fp32") == 2e11  # the better of two
+    for name in ROWS[:2]:  # and so it is for the row that was measured before: 5 of 20 ms
+        (stages,) = re.findall(rf"^\| {name} \|.* 25 %.*$", page, re.MULTILINE)
+        assert stages.endswith("| 10 % |")
 
 
 def test_other_settings_are_measured_anew_and_have_a_page_of_their_own(study):
@@ -105,7 +113,7 @@ def test_other_settings_are_measured_anew_and_have_a_page_of_their_own(study):
     assert study.measured == [ROWS[0], ROWS[0]]
     assert page.count("# Latency by the papers' protocol, auto") == 1
     assert page.count("# Latency by the papers' protocol, bf16") == 1
-    study.run(rows=ROWS[:1], seconds_each=1.0)
+    study.run(rows=ROWS[:1], num_inspected=4)
     assert len(study.measured) == 3
 
 
@@ -157,7 +165,7 @@ def test_quick_rows_are_rows_of_both_methods_at_the_smallest_size(monkeypatch):
     _, options = run_command(monkeypatch, "latency", "--quick")
     rows = chosen_rows(options["rows"])
     assert {(row.method, row.resolution) for row in rows} == {("anomaly_dino", 224), ("l2bt", 224)}
-    assert options["seconds_each"] == 0.0
+    assert options["num_inspected"] == 3
 
 
 def test_study_without_rows_does_not_take_them():
