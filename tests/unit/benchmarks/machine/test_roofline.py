@@ -63,7 +63,8 @@ def test_share_is_of_the_measured_time_and_absent_without_one():
     assert floors["b"].peak_share is None
     assert floors["c"].peak_share is None  # a step that was not needed
     assert floors["a"].to_dict() == {
-        "operations": 10**9, "traffic_bytes": 1, "floor_ms": pytest.approx(10.0),
+        "operations": 10**9, "traffic_bytes": 1, "precision": "fp32",
+        "floor_ms": pytest.approx(10.0),
         "bound": "compute", "measured_ms": 40.0, "peak_share": pytest.approx(0.25),
     }  # fmt: skip
 
