@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import subprocess
 from typing import Any
 
@@ -21,7 +20,6 @@ STATE = {
     "temperature_c": "temperature.gpu",
 }
 """Our names to `nvidia-smi`'s; what a driver does not tell comes as text."""
-_PACKAGES = ("torch", "cupy-cuda13x", "tensorrt-rtx", "tensorrt", "onnxruntime", "openvino")
 _TIMEOUT_S = 30.0
 
 
@@ -33,7 +31,8 @@ def record_device(run: GpuRun, moment: str) -> None:
         moment: When, for a person.
     """
     state = gpu_state() if run.scope.device == "cuda" else {}
-    run.append("device", moment=moment, **state, **_software(run.scope.device))
+    properties = _properties() if run.scope.device == "cuda" else {}
+    run.append("device", moment=moment, **state, **properties)
 
 
 def gpu_state() -> dict[str, Any]:
@@ -70,20 +69,13 @@ def _number(value: str) -> float | str:
         return value
 
 
-def _software(device: str) -> dict[str, Any]:
+def _properties() -> dict[str, Any]:
+    """What PyTorch knows of the GPU."""
     import torch
 
-    found: dict[str, Any] = {"versions": {}}
-    for name in _PACKAGES:
-        try:
-            found["versions"][name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        found |= {
-            "cuda": torch.version.cuda,
-            "multiprocessors": properties.multi_processor_count,
-            "device_memory_bytes": properties.total_memory,
-        }
-    return found
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "cuda": torch.version.cuda,
+        "multiprocessors": properties.multi_processor_count,
+        "device_memory_bytes": properties.total_memory,
+    }

@@ -65,8 +65,9 @@ def _build_row(run: GpuRun, plant: str, engine: EngineItem, target: str) -> None
     if known is not None and engine_file(run, known["plant"], known["artefact"]).is_file():
         return
     own = key | {"plant": plant, "artefact": engine.name}
-    there = (engine.path / ENGINE_FILE).is_file()
-    run.row("engine", own, lambda: _built(run, engine, graph), again=not there)
+    # What was only built may run on the GPU by now, for another TensorRT makes the step undone.
+    again = run.scope.device == "cuda" or not (engine.path / ENGINE_FILE).is_file()
+    run.row("engine", own, lambda: _built(run, engine, graph), again=again)
     if run.find("engine", **own, status=PROVEN) is not None:
         plan = engine.path / ENGINE_FILE
         run.row(

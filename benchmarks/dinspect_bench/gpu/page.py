@@ -10,7 +10,7 @@ from dinspect_bench.gpu.steps import DONE, TASKS
 from dinspect_bench.markdown import markdown_table, measured_on
 from dinspect_bench.records import Record
 
-_SETTINGS = ("record", "created", "environment", "quick", "of", "reason")
+_SETTINGS = ("record", "created", "environment", "quick", "versions", "of", "reason")
 
 
 def write_page(run: GpuRun) -> None:

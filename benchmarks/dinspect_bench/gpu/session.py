@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dinspect_bench.errors import DeviceLostError, MissingDependencyError
+from dinspect_bench.gpu.packages import installed_versions
 from dinspect_bench.gpu.scope import Scope
 from dinspect_bench.records import Record, RecordFile
 from dinspect_export.errors import MissingDependencyError as ExportDependencyError
@@ -93,12 +94,13 @@ class GpuRun:
         self.failed = 0
 
     def append(self, kind: str, **facts: Any) -> None:
-        """Add a record of a kind."""
+        """Add a record of a kind; ``versions`` are this process's unless the facts have some."""
         self.records.append(
             {
                 "record": kind,
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "quick": self.scope.quick,
+                "versions": installed_versions(),
                 **facts,
                 "environment": _environment(),
             }

@@ -2,7 +2,8 @@
 
 A process of its own, for a task may take the GPU or the interpreter down with it; what it has
 measured by then is recorded. A task that is done is not repeated, one that is not goes on from its
-last row, so a run may be stopped at any moment and started again.
+last row, so a run may be stopped at any moment and started again. A task is done for the packages
+it had: what is installed later may bring rows that could not be measured.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dinspect_bench.gpu.packages import installed_versions
 from dinspect_bench.gpu.session import GpuRun, without_paths
 
 DONE, INCOMPLETE, SKIPPED, FAILED = "done", "incomplete", "skipped", "failed"
@@ -171,20 +173,35 @@ def interpreter_of(run: GpuRun, task: Task) -> Path:
     return own.absolute() if task.served and own.exists() else Path(sys.executable)
 
 
+def versions_of(run: GpuRun, task: Task) -> dict[str, str]:
+    """Name to version of the packages that decide what a task can measure, as it sees them.
+
+    Those of its Python come last, behind the installed wheels and whatever else is on the path.
+    """
+    path = environment_of(run)["PYTHONPATH"].split(os.pathsep)
+    if interpreter_of(run, task) == Path(sys.executable):
+        return installed_versions([*path, *sys.path])
+    return installed_versions([*path, str(run.folders.server_site)])
+
+
 def latest_outcomes(run: GpuRun) -> dict[str, dict[str, object]]:
     """Task to the record of its last outcome, on whatever machine it was."""
     return {record["task"]: record for record in run.all("step")}
 
 
 def _is_done(run: GpuRun, task: Task) -> bool:
-    """Whether it was done in this very folder; another machine has none of its files.
+    """Whether it was done in this very folder, with the packages that are there now.
 
-    Installing is never done: it looks for itself what is there, and wheels may have come.
+    Another machine has none of its files. A package that came or changed may give rows that could
+    not be measured before; those that were measured stay. Installing is never done: it looks for
+    itself what is there, and wheels may have come.
     """
     if task.step == "install":
         return False
     last = run.find("step", task=task.name)
-    return last is not None and (last["status"], last["work"]) == (DONE, run.folders.identity)
+    if last is None or (last["status"], last["work"]) != (DONE, run.folders.identity):
+        return False
+    return bool(last.get("versions") == versions_of(run, task))
 
 
 def _record(run: GpuRun, task: Task, outcome: Outcome) -> None:
@@ -196,6 +213,7 @@ def _record(run: GpuRun, task: Task, outcome: Outcome) -> None:
         reason=without_paths(outcome.reason),
         elapsed_s=outcome.elapsed_s,
         work=run.folders.identity,
+        versions=versions_of(run, task),
     )
 
 

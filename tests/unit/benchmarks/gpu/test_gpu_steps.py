@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dinspect_bench.gpu.packages import installed_versions
 from dinspect_bench.gpu.session import Folders, GpuRun
 from dinspect_bench.gpu.steps import (
     STEPS,
@@ -18,6 +19,7 @@ from dinspect_bench.gpu.steps import (
     interpreter_of,
     run_steps,
     run_task,
+    versions_of,
 )
 
 SCRIPT = """
@@ -92,6 +94,46 @@ def test_another_machines_work_is_not_this_ones(run, script, tmp_path):
     go(run, script, ["fine"])
     elsewhere = GpuRun(run.scope, Folders(tmp_path / "elsewhere"), run.page)
     assert go(elsewhere, script, ["fine"]).keys() == {"fine"}
+
+
+def install(folder, name, version):
+    """What pip leaves of a package: its name and version."""
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def test_package_that_comes_later_makes_a_task_undone(run, script, tmp_path):
+    """Its rows are no longer "not run because it is not installed"."""
+    go(run, script, ["fine"])
+    install(run.folders.site, "tensorrt", "10.13.0")
+    assert go(run, script, ["fine"]).keys() == {"fine"}
+    assert run.find("step", task="fine")["versions"]["tensorrt"] == "10.13.0"
+    install(run.folders.site, "little_part", "1.0")  # decides nothing
+    assert go(run, script, ["fine"]) == {}
+    (run.folders.site / "tensorrt-10.13.0.dist-info").rename(tmp_path / "old")
+    install(run.folders.site, "tensorrt", "10.14.0")
+    assert go(run, script, ["fine"]).keys() == {"fine"}
+    assert began(tmp_path) == ["fine"] * 3
+
+
+def test_task_recorded_without_its_packages_is_looked_at_again(run, script):
+    run.append(
+        "step", step="fine", task="fine", status="done", reason="", elapsed_s=1.0,
+        work=run.folders.identity, versions=None,
+    )  # fmt: skip
+    assert go(run, script, ["fine"]).keys() == {"fine"}
+
+
+def test_each_task_has_the_packages_of_its_own_python(run):
+    install(run.folders.site, "openvino", "2026.4.1")
+    install(run.folders.server_site, "onnxruntime", "1.0.0")
+    python = run.folders.server_environment / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    found = {task.name: versions_of(run, task) for task in TASKS}
+    assert found["served"] == {"onnxruntime": "1.0.0", "openvino": "2026.4.1"}
+    assert found["parity"] == installed_versions() | {"openvino": "2026.4.1"}
 
 
 def test_wheels_and_page_are_looked_at_every_time(run, script, tmp_path):
