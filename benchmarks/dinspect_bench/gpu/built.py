@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
-from dinspect_bench.errors import BenchmarkError
+from dinspect_bench.errors import BenchmarkError, MissingDependencyError
 from dinspect_bench.gpu.session import GpuRun
+from dinspect_export.engine import TARGETS
+from dinspect_export.errors import RuntimeUnavailableError
 from dinspect_export.manifest import ENGINE_FILE
 
 PROVEN, BUILT = "proven", "built, not run"
@@ -28,11 +31,20 @@ def proven_engine(run: GpuRun, part: str, backbone: str, resolution: int, target
         target: ``tensorrt`` or ``tensorrt-rtx``.
 
     Raises:
-        BenchmarkError: If there is none.
+        RuntimeUnavailableError: If there is one that cannot run here; the message is its remark.
+        MissingDependencyError: If there is none, and what builds and runs it is not installed.
+        BenchmarkError: If there is none although there might be.
     """
     key = {"part": part, "backbone": backbone, "resolution": resolution, "target": target}
-    record = run.find("engine", **key, status=PROVEN)
-    file = None if record is None else engine_file(run, record["plant"], record["artefact"])
-    if file is None or not file.is_file():
-        raise BenchmarkError(f"no proven {target} engine of the {part} {backbone} at {resolution}")
-    return file
+    proven = run.find("engine", **key, status=PROVEN)
+    file = None if proven is None else engine_file(run, proven["plant"], proven["artefact"])
+    if file is not None and file.is_file():
+        return file
+    last = run.find("engine", **key)
+    if last is not None and last["status"] == BUILT:
+        raise RuntimeUnavailableError(last["remark"])
+    if importlib.util.find_spec(TARGETS[target]) is None:
+        raise MissingDependencyError(f"{target} is not installed")
+    raise BenchmarkError(
+        f"no proven {target} engine of the {part} {backbone} at {resolution}; run the step engines"
+    )

@@ -38,7 +38,7 @@ def call_of(case: Case, run: GpuRun) -> Call:
 
     Raises:
         BenchmarkError: If an engine is not there.
-        RuntimeUnavailableError: If it cannot be loaded.
+        RuntimeUnavailableError: If it cannot run here.
         MissingDependencyError: If CuPy or TensorRT is not installed.
     """
     device = run.scope.device

@@ -137,5 +137,8 @@ def _not_run(run: GpuRun) -> str:
             names = grouped.setdefault((record["of"], record["reason"]), [])
             if label not in names:
                 names.append(label)
-    rows = [[kind, str(len(names)), reason, names[0]] for (kind, reason), names in grouped.items()]
+    rows = [
+        [kind, str(len(names)), tables.short_reason(reason), names[0]]
+        for (kind, reason), names in grouped.items()
+    ]
     return markdown_table(["what", "rows", "why", "the first of them"], rows) if rows else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from dinspect_bench.gpu.cases import EAGER
@@ -20,6 +21,11 @@ PAPER_MS = 1.786
 """L2BT's time per image at 1036 x 1036 on an RTX 4090 (Table 2)."""
 _PAPER_SIZE = 1036
 _MIB = 2**20
+# What TensorRT says of an engine it does not load, without where in its source it says so.
+_NOT_LOADED = re.compile(
+    r"cannot be loaded on this machine: .*?Error Code \d+: [^()]*\((?P<words>.+?) In \w+ at \S+\)"
+)
+_SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
 
 
 def device_table(devices: Sequence[Record]) -> str:
@@ -82,7 +88,7 @@ def engine_table(records: Sequence[Record]) -> str:
             _figure(one["fused_attention_layers"], "d"),
             _figure(one.get("min_patch_cosine"), ".6f"),
             one["status"],
-            one["remark"],
+            short_reason(one["remark"]),
         ]
         for artefact, one in latest.items()
     ]
@@ -91,6 +97,16 @@ def engine_table(records: Sequence[Record]) -> str:
         "smallest cosine of a patch", "outcome", "remark",
     ]  # fmt: skip
     return markdown_table(head, rows) if rows else ""
+
+
+def short_reason(reason: str) -> str:
+    """A reason as the page shows it; the record has all of it.
+
+    Of what TensorRT says of an engine it does not load the first two sentences are enough: that it
+    does not run on this GPU, and on which it would. Any other reason stays as it is.
+    """
+    found = _NOT_LOADED.search(reason)
+    return " ".join(_SENTENCE_END.split(found["words"])[:2]) if found else reason
 
 
 def latency_table(records: Sequence[Record], peak: Record | None) -> str:

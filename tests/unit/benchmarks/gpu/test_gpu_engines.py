@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from dinspect_bench.errors import BenchmarkError
+from dinspect_bench.errors import BenchmarkError, MissingDependencyError
 from dinspect_bench.gpu import engines
 from dinspect_bench.gpu.built import BUILT, PROVEN, proven_engine
 from dinspect_bench.gpu.engines import attempts, build_engines
@@ -15,6 +15,7 @@ from dinspect_bench.gpu.plants import RANDOM, plants
 from dinspect_bench.gpu.scope import scope_of
 from dinspect_bench.gpu.session import Folders, GpuRun
 from dinspect_export.build_plan import Plan
+from dinspect_export.errors import RuntimeUnavailableError
 from dinspect_export.gpu import visible_gpu
 from dinspect_export.proof import Proof
 
@@ -77,7 +78,7 @@ def test_what_cannot_be_built_for_this_gpu_is_built_for_the_defaults(
     assert built["targets"] == ["8.0", "8.6", "8.9", "12.0", "12.1"]
     assert "this machine has none" in built["remark"]
     assert on_gpu.failed == 1
-    with pytest.raises(BenchmarkError, match="no proven"):
+    with pytest.raises(RuntimeUnavailableError, match="this machine has none"):
         proven_engine(on_gpu, *STUDENTS)
 
 
@@ -139,3 +140,46 @@ def test_engine_that_disagrees_is_no_engine(run, only_students, without_a_gpu, m
     assert on_gpu.all("engine") == []
     assert "a patch distance changes by 90 %" in on_gpu.all("not_run")[0]["reason"]
     assert on_gpu.failed == 1
+
+
+def record_engine(run, status, remark):
+    key = dict(zip(("part", "backbone", "resolution", "target"), STUDENTS, strict=True))
+    run.append("engine", **key, status=status, remark=remark, plant=RANDOM, artefact="students")
+
+
+def time_students(run):
+    run.row("latency", {"part": "students"}, lambda: proven_engine(run, *STUDENTS))
+
+
+def test_engine_that_cannot_run_here_is_no_failure(run):
+    record_engine(run, BUILT, "The engine cannot run on this GPU.")
+    time_students(run)
+    assert run.failed == 0
+    assert run.all("not_run")[0]["reason"] == "The engine cannot run on this GPU."
+
+
+def test_engine_that_ran_and_is_lost_is_a_failure(run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorrt_rtx" or None)
+    record_engine(run, BUILT, "The engine cannot run on this GPU.")
+    record_engine(run, PROVEN, "")  # with another TensorRT
+    time_students(run)
+    assert run.failed == 1
+    assert run.all("not_run")[0]["reason"].endswith("at 28; run the step engines")
+
+
+def test_engine_of_what_is_not_installed_is_no_failure(run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    time_students(run)
+    assert run.failed == 0
+    with pytest.raises(MissingDependencyError, match="tensorrt-rtx is not installed"):
+        proven_engine(run, *STUDENTS)
+
+
+def test_engine_that_was_only_built_is_tried_again_on_a_gpu(
+    run, only_students, without_a_gpu, monkeypatch
+):
+    monkeypatch.setattr(engines, "attempts", lambda target, device: attempts(target, "cpu"))
+    on_gpu = GpuRun(replace(run.scope, device="cuda"), run.folders, run.page)
+    for _ in range(2):
+        build_engines(on_gpu, RTX)
+    assert [one["status"] for one in on_gpu.all("engine")] == [BUILT, BUILT]

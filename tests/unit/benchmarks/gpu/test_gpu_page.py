@@ -18,6 +18,7 @@ from dinspect_bench.gpu.page_tables import (
     parity_table,
     peak_table,
     served_table,
+    short_reason,
 )
 from dinspect_bench.gpu.session import GpuRun
 
@@ -150,6 +151,21 @@ def test_engines_say_whether_they_ran():
     assert (found["for"], found["MiB"], found["layers"], found["outcome"]) == (
         "current", "52.0", "12", "proven",
     )  # fmt: skip
+
+
+def test_reason_of_tensorrt_is_cut_to_what_matters():
+    said = (
+        "model.plan cannot be loaded on this machine: IRuntime::deserializeCudaEngine: Error Code "
+        "6: API Usage Error (The engine cannot run on this GPU, which has compute capability 9.0. "
+        "Supported compute capabilities: 8.0 8.6 >12.0. TensorRT-RTX does not support this compute "
+        "capability, so the engine cannot be rebuilt for it. In throwUnlessComputeCapSupported at "
+        "runtime.cpp:84)"
+    )
+    assert short_reason(said) == (
+        "The engine cannot run on this GPU, which has compute capability 9.0. "
+        "Supported compute capabilities: 8.0 8.6 >12.0."
+    )
+    assert short_reason("there is no GPU. Or so.") == "there is no GPU. Or so."
 
 
 def test_peaks_are_given_where_they_are_known():

@@ -176,7 +176,8 @@ def test_engines_and_cupy_are_told_to_be_missing_on_a_cpu(run):
     assert run.failed == 0
 
 
-def test_row_of_an_engine_that_was_not_built_fails_on_a_gpu(run):
+def test_row_of_an_engine_that_was_not_built_fails_on_a_gpu(run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorrt_rtx" or None)
     engine = replace(case("backbone"), runtime="tensorrt-rtx")
     wanted = "no proven tensorrt-rtx engine of the backbone dinov2_vits14 at 28"
     with pytest.raises(BenchmarkError, match=wanted):
