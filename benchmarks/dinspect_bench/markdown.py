@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dinspect_bench.machine.environment import describe_environment
+from dinspect_bench.records import Record
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -14,25 +15,26 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def measured_on(records: Sequence[Mapping[str, Any]] = ()) -> str:
-    """One line on machines and commits, for the foot of a table.
+def measured_on(records: Sequence[Record] = ()) -> str:
+    """Machine and commit, for the foot of a table.
 
     Args:
-        records: What is in the table, each with its ``environment``; without any, the machine and
-            commit that write it are told.
+        records: What the table is made of, oldest first; without any it is this machine now.
+
+    Returns:
+        One sentence, with each distinct machine and commit in the order of the records.
     """
-    environments = [record["environment"] for record in records] or [describe_environment()]
-    commits: dict[str, dict[str, None]] = {}  # of each machine, in the order they came
-    for one in environments:
-        commits.setdefault(_processor(one["cpu"]), {})[_commit(one["git"])] = None
-    return "; ".join(f"{machine}, {', '.join(of_it)}" for machine, of_it in commits.items()) + "."
+    if not records:
+        return f"{_place(describe_environment())}."
+    environments = [one["environment"] for one in records if one.get("environment")]
+    places = dict.fromkeys(_place(environment) for environment in environments)
+    return f"{'; then on '.join(places) or 'a machine that no record describes'}."
 
 
-def _processor(cpu: Mapping[str, Any]) -> str:
-    return f"{cpu['usable_cores']} cores of {cpu['model']} ({', '.join(cpu['flags'])})"
-
-
-def _commit(git: Mapping[str, Any] | None) -> str:
-    if git is None:
-        return "outside a checkout"
-    return f"commit {git['commit'][:12]}" + (" with changes" if git["changed_files"] else "")
+def _place(environment: Mapping[str, Any]) -> str:
+    """Processor and commit of a measurement, in words."""
+    cpu, git = environment["cpu"], environment["git"]
+    commit = "outside a checkout" if git is None else f"commit {git['commit'][:12]}"
+    if git is not None and git["changed_files"]:
+        commit += " with changes"
+    return f"{cpu['usable_cores']} cores of {cpu['model']} ({', '.join(cpu['flags'])}), {commit}"

@@ -10,6 +10,7 @@ from dinspect_bench.gpu.steps import DONE, TASKS
 from dinspect_bench.markdown import markdown_table, measured_on
 from dinspect_bench.records import Record
 
+_MEASURED = ("device", "parity", "engine", "latency", "peak")
 _SETTINGS = ("record", "created", "environment", "quick", "versions", "of", "reason")
 
 
@@ -24,10 +25,11 @@ def format_page(run: GpuRun) -> str:
     peaks = run.all("peak")
     peak = peaks[-1] if peaks else None
     latency = run.all("latency")
+    measured = _measured(run)
     sections = [
         f"# {_title(run, devices)}\n\n{_introduction(run)}",
         f"## Steps\n\n{_steps(run)}",
-        f"## The device\n\n{tables.device_table(devices)}" if devices else "",
+        f"## The device\n\n{tables.device_table(devices, measured)}" if devices else "",
         _section("Parity", _PARITY, tables.parity_table(run.all("parity"))),
         _section("Engines", _ENGINES, tables.engine_table(run.all("engine"))),
         "## Latency\n\n" + _LATENCY if latency else "",
@@ -36,7 +38,7 @@ def format_page(run: GpuRun) -> str:
         _section("Through the embedded server", _SERVED, tables.served_table(latency)),
         _section("Peaks", _PEAKS, tables.peak_table(peak) if peak else ""),
         _section("Not run", "", _not_run(run)),
-        f"Measured by `python benchmarks/gpu_run.py` on {measured_on()}\n",
+        f"Measured by `python benchmarks/gpu_run.py` on {measured_on(measured)}\n",
     ]
     return "\n".join(section for section in sections if section)
 
@@ -71,6 +73,12 @@ _TITLES = {
     "after_backbone": "After the backbone: patch tokens to the map",
     "whole_image": "Whole image: pixels to the map",
 }
+
+
+def _measured(run: GpuRun) -> list[Record]:
+    """All records with figures of the page, oldest first."""
+    records = [record for kind in _MEASURED for record in run.all(kind)]
+    return sorted(records, key=lambda record: str(record["created"]))
 
 
 def _title(run: GpuRun, devices: list[Record]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dinspect_bench.gpu.cases import EAGER
+from dinspect_bench.gpu.packages import PACKAGES
 from dinspect_bench.gpu.scope import TEACHER_VARIANT
 from dinspect_bench.machine.operations import (
     backbone_operations,
@@ -28,10 +29,16 @@ _NOT_LOADED = re.compile(
 _SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
 
 
-def device_table(devices: Sequence[Record]) -> str:
-    """What the device is, and its state at each moment, as it was there the last time."""
+def device_table(devices: Sequence[Record], measured: Sequence[Record]) -> str:
+    """What the device is, and its state at each moment, as it was there the last time.
+
+    Args:
+        devices: Records of the device, oldest first.
+        measured: All records with figures, oldest first: they tell the packages' versions.
+    """
     last = devices[-1]
-    facts = [f"{name} {version}" for name, version in last["versions"].items()]
+    versions = versions_in(measured)
+    facts = [f"{name} {' and '.join(counts)}" for name, counts in versions.items()]
     if "multiprocessors" in last:
         facts += [
             f"CUDA {last['cuda']}",
@@ -40,7 +47,7 @@ def device_table(devices: Sequence[Record]) -> str:
         ]
     if last.get("driver"):
         facts += [f"driver {last['driver']}", f"compute capability {last['compute_capability']}"]
-    text = ", ".join(facts) + ".\n"
+    text = ", ".join(facts) + f".{_differences(versions)}\n"
     states = {one["moment"]: one for one in devices if "sm_clock_mhz" in one}
     if not states:
         return text
@@ -51,6 +58,36 @@ def device_table(devices: Sequence[Record]) -> str:
     )  # fmt: skip
     rows = [[moment, *(_plain(one[name]) for name in names)] for moment, one in states.items()]
     return f"{text}\n{markdown_table(head, rows)}"
+
+
+def versions_in(records: Iterable[Record]) -> dict[str, dict[str, int]]:
+    """Package to its versions, each with the number of records that were measured with it.
+
+    What went through the embedded server is left out, which has packages of its own.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for record in (one for one in records if not one.get("served")):
+        for name, version in _versions_of(record).items():
+            counts = found.setdefault(name, {})
+            counts[version] = counts.get(version, 0) + 1
+    return {name: found[name] for name in PACKAGES if name in found}
+
+
+def _versions_of(record: Record) -> dict[str, str]:
+    """By the record itself; older ones have some of them in their environment only."""
+    environment = record.get("environment") or {"packages": {}}
+    return {**environment["packages"], **record.get("versions", {})}
+
+
+def _differences(versions: Mapping[str, Mapping[str, int]]) -> str:
+    """A sentence on the packages of which there are several versions; empty without any."""
+    several = [
+        f"{name} {version} in {count}"
+        for name, counts in versions.items()
+        if len(counts) > 1
+        for version, count in counts.items()
+    ]
+    return f" **Versions differ between records**: {', '.join(several)}." if several else ""
 
 
 def parity_table(records: Sequence[Record]) -> str:

@@ -184,12 +184,24 @@ def test_state_of_the_device_is_told_at_each_moment():
         "versions": {"torch": "2.11.0"}, "cuda": "13.0", "multiprocessors": 132,
         "device_memory_bytes": 80 * 2**30, "moment": "before the rows of map",
     }  # fmt: skip
-    table = device_table(
-        [state, state | {"moment": "after the rows of map", "sm_clock_mhz": 1980.0}]
-    )
+    states = [state, state | {"moment": "after the rows of map", "sm_clock_mhz": 1980.0}]
+    table = device_table(states, states)
+    assert "differ" not in table
     assert "torch 2.11.0, CUDA 13.0, 132 multiprocessors, 80 GiB, driver 580.1" in table
     assert cells(table)["power, W"] == "[N/A]"
     assert cells(table, 1)["SM clock, MHz"] == "1,980"
+
+
+def test_versions_are_those_of_the_rows_and_told_where_they_differ():
+    """Older rows have no versions of their own, but what their environment had."""
+    device = {"versions": {"torch": "2.11.0"}, "moment": "now"}
+    older = {"environment": {"packages": {"torch": "2.10.0", "openvino": "2026.4.1", "numpy": "2"}}}
+    newer = {"environment": None, "versions": {"torch": "2.11.0", "openvino": "2026.4.1"}}
+    served = {"served": True, "versions": {"torch": "1.0", "onnxruntime": "1.0"}}
+    assert device_table([device], [older, newer, newer, served]) == (
+        "torch 2.10.0 and 2.11.0, openvino 2026.4.1. **Versions differ between records**: "
+        "torch 2.10.0 in 1, torch 2.11.0 in 2.\n"
+    )
 
 
 def test_served_requests_have_their_own_table():
@@ -233,6 +245,22 @@ def test_page_of_a_gpu_is_named_after_it(run):
     assert "No GPU was there" not in page
     assert "A quick run" not in page
     assert "Measured by `python benchmarks/gpu_run.py` on " in page
+
+
+def test_foot_of_the_page_is_where_its_rows_were_measured(run):
+    for number, created in (("2", "2026-02-02"), ("1", "2026-01-01")):
+        cpu = {"model": f"Processor {number}", "usable_cores": 4, "flags": ["avx2"]}
+        git = {"commit": number * 40, "changed_files": False}
+        run.records.append(
+            {"record": "parity", "quick": True, "created": created, "artefact": number,
+             "weights": None, "runtime": "x", "kept": True,
+             "environment": {"cpu": cpu, "git": git, "packages": {}}}
+        )  # fmt: skip
+    run.append("step", step="parity", task="parity", status="done", reason="", elapsed_s=1.0)
+    assert format_page(run).endswith(
+        "on 4 cores of Processor 1 (avx2), commit 111111111111; "
+        "then on 4 cores of Processor 2 (avx2), commit 222222222222.\n"
+    )
 
 
 def test_page_of_a_cpu_and_of_a_quick_run_says_so(run):
