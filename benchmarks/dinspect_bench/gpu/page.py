@@ -47,7 +47,8 @@ _PARITY = (
     "Against PyTorch in FP32 on the processor. Patch tokens: the smallest cosine of any patch, "
     "over all images, layers and batches. Scores and verdicts: AnomalyDINO's, of real solar cells, "
     "with the packaged weights; random weights have none. Search and map: against NumPy in double "
-    "precision. What is required is in docs/engines.md.\n"
+    "precision; close rows are about 1e-4 to 1e-3 from each other, which a search rounded more "
+    "coarsely than to FP16 mixes up. What is required is in docs/engines.md.\n"
 )
 _ENGINES = (
     "Proven is an engine that ran on this device and kept to the gate. Fused attention: kernels "

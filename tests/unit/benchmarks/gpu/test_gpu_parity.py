@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dinspect_bench.gpu import parity
-from dinspect_bench.gpu.parity import _check_map, _check_search, figures_of
+from dinspect_bench.gpu.parity import _check_map, _check_search, close_tokens, figures_of
 from dinspect_bench.gpu.plants import PACKAGED, RANDOM, plants, students_files
 from dinspect_bench.gpu.runners import OnnxRuntimeGpuRunner, TorchBackboneRunner
 from dinspect_bench.gpu.search import TorchSearch
@@ -34,6 +34,49 @@ def test_search_that_looks_at_half_the_bank_is_found_out(run, monkeypatch):
     (record,) = run.all("parity")
     assert not record["kept"]
     assert "allowed is 1e-05" in record["failures"][0]
+
+
+def to_signs(rows):
+    return rows.sign()
+
+
+def to_8_bit_integers(rows):
+    scale = rows.abs().amax(dim=-1, keepdim=True) / 127
+    return (rows / scale).round() * scale
+
+
+def to_8_bit_floats(rows):
+    return (rows * 100).to(torch.float8_e4m3fn).float()  # a hundredfold: no number is subnormal
+
+
+def to_8_bits_of_16(rows):
+    return rows.bfloat16()
+
+
+@pytest.mark.parametrize("rounded", [to_signs, to_8_bit_integers, to_8_bit_floats, to_8_bits_of_16])
+def test_search_that_is_too_coarse_is_found_out(run, monkeypatch, rounded):
+    """It takes the nearest row by rounded tokens and tells that row's exact distance."""
+
+    def search_by(runtime, bank, precision):
+        def search(tokens):
+            nearest = (rounded(tokens[0]) @ rounded(bank).T).argmax(dim=1)
+            return (1.0 - (tokens[0] * bank[nearest]).sum(-1))[None]
+
+        return search
+
+    monkeypatch.setattr(parity, "search_by", search_by)
+    _check_search(run, "pytorch", "fp16")
+    (record,) = run.all("parity")
+    assert not record["kept"]
+    assert "allowed is 1e-03" in record["failures"][0]
+
+
+def test_close_rows_are_as_close_as_patch_tokens_are():
+    bank, queries = close_tokens(8192)
+    nearest = np.sort(1.0 - queries @ bank.T, axis=1)[:, :9]
+    assert 0.035 < nearest[:, 0].min() < nearest[:, 0].max() < 0.05
+    second, ninth = np.median(nearest[:, [1, 8]] - nearest[:, :1], axis=0)
+    assert 1e-4 < second < 1e-3 < ninth < 2e-3
 
 
 def test_map_agrees_with_scipy(run):
