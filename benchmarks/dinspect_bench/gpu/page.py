@@ -57,9 +57,12 @@ _ENGINES = (
 _LATENCY = (
     "In process, one call at a time, inputs and outputs on the device; weights and inputs are "
     "random. p50 to std: until the device is done, by the program's clock. Device: between two "
-    "events on the device itself. Queued: the mean of calls that do not wait for each other. "
-    "Milliseconds per call; a call is a batch. Rates count matrix products alone, by the device's "
-    "clock where there is one.\n"
+    "events on the device itself, waiting for the program included; the rows of CUDA graphs have "
+    "none. At batch 1 the program's launches bound the other rows. Queued: the mean of calls that "
+    "do not wait for each other. Milliseconds per call; a call is a batch; p90 takes 10 samples, "
+    "p99 takes 100. Rates count matrix products alone, by the device's clock where there is one, "
+    "so that TFLOP/s and the share of the peak have the same waiting in them, but for CUDA "
+    "graphs.\n"
 )
 _SERVED = (
     "A PNG in, score and map out, through gRPC. The embedded server has no GPU backend: these are "

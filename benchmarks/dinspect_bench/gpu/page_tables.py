@@ -20,6 +20,8 @@ from dinspect_export.variants import variant_by_name
 
 PAPER_MS = 1.786
 """L2BT's time per image at 1036 x 1036 on an RTX 4090 (Table 2)."""
+MIN_SAMPLES = {"p50": 1, "p90": 10, "p99": 100}
+"""Percentile to the samples from which on it is shown: one at least lies at or beyond it."""
 _PAPER_SIZE = 1036
 _MIB = 2**20
 # What TensorRT says of an engine it does not load, without where in its source it says so.
@@ -170,9 +172,9 @@ def _latency_row(one: Record, peak: Record | None) -> list[str]:
         str(one["batch"]),
         f"{one['bank_patches']:,}" if one["bank_patches"] else "",
         f"{one['runtime']} {one['precision']}{execution}",
-        *(_ms(one[f"{name}_ms"]) for name in ("p50", "p90", "p99")),
+        *(_percentile(one, name) for name in ("p50", "p90", "p99")),
         f"{_ms(one['mean_ms'])} ± {one['std_ms']:,.{_decimals(one['mean_ms'])}f}",
-        *(_ms(one[f"device_{name}_ms"]) for name in ("p50", "p99")),
+        *(_percentile(one, name, "device_") for name in ("p50", "p99")),
         _ms(one["queued_ms"]),
         str(one["num_samples"]),
         _digits(rate / 1e12) if rate else "",
@@ -228,7 +230,7 @@ def served_table(records: Sequence[Record]) -> str:
     rows = [
         [one["backbone"].removeprefix("dinov2_"), str(one["resolution"]),
          f"{one['bank_patches']:,}", f"{one['runtime']} {one['precision']}",
-         *(_ms(one[f"{name}_ms"]) for name in ("p50", "p90", "p99")),
+         *(_percentile(one, name) for name in ("p50", "p90", "p99")),
          f"{one['num_samples']} ({one['num_failed']} failed)"]
         for one in records
         if one["part"] == "request"
@@ -256,6 +258,12 @@ def peak_table(peak: Record) -> str:
     }
     rows += [[name, f"{_digits(rate / 1e9)} GB/s", ""] for name, rate in copies.items() if rate]
     return markdown_table(["", "at best", "by"], rows)
+
+
+def _percentile(record: Record, name: str, clock: str = "") -> str:
+    """Milliseconds; empty where there are too few samples for it to be more than the slowest."""
+    enough = record["num_samples"] >= MIN_SAMPLES[name]
+    return _ms(record[f"{clock}{name}_ms"]) if enough else ""
 
 
 def _ms(value: float | None) -> str:

@@ -2,8 +2,9 @@
 
 A GPU works through a queue, so a call returns before its work is done. Per sample the device is
 synchronised before and after; between two CUDA events lies what the GPU itself spent, waiting for
-the program included. A last figure is that of calls queued without waiting, which is what is left
-when the program runs ahead of the GPU.
+the program included: at batch 1 an eager network is bounded by the program's launches, and only a
+CUDA graph shows what the GPU needs. A last figure is that of calls queued without waiting, which
+is what is left when the program runs ahead of the GPU.
 """
 
 from __future__ import annotations

@@ -78,6 +78,22 @@ def test_row_of_a_cpu_has_no_column_of_the_device():
     assert not {"device p50", "queued", "TFLOP/s", "of the peak", "bank"} & found.keys()
 
 
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (3, ("1.250", "", "", "1.000", "")),
+        (10, ("1.250", "2.500", "", "1.000", "")),
+        (99, ("1.250", "2.500", "", "1.000", "")),
+        (100, ("1.250", "2.500", "3.750", "1.000", "1.500")),
+    ],
+)
+def test_percentile_takes_enough_samples(samples, expected):
+    many = timed("backbone", None, SMALL, 448, p50_ms=1.25, device_p50_ms=1.0)
+    found = cells(latency_table([many | {"num_samples": samples}, many], None))
+    names = ("p50", "p90", "p99", "device p50", "device p99")
+    assert tuple(found[name] for name in names) == expected
+
+
 def test_rate_is_the_programs_where_the_device_has_no_clock():
     row = timed("knn", "anomaly_dino", SMALL, 448, p50_ms=2.0, bank_patches=8192)
     rate = 2 * 1024 * 384 * 8192 / 2e-3
@@ -210,7 +226,9 @@ def test_served_requests_have_their_own_table():
         "runtime": "triton, openvino", "precision": "fp32", "p50_ms": 50.0, "p90_ms": 60.0,
         "p99_ms": 70.0, "num_samples": 60, "num_failed": 1,
     }  # fmt: skip
-    assert cells(served_table([request]))["samples"] == "60 (1 failed)"
+    found = cells(served_table([request]))
+    assert found["samples"] == "60 (1 failed)"
+    assert (found["p50"], found["p90"], found["p99"]) == ("50.0", "60.0", "")
     assert served_table([timed("map", None, SMALL, 448, p50_ms=1.0)]) == ""
 
 
@@ -245,6 +263,13 @@ def test_page_of_a_gpu_is_named_after_it(run):
     assert "No GPU was there" not in page
     assert "A quick run" not in page
     assert "Measured by `python benchmarks/gpu_run.py` on " in page
+
+
+def test_page_says_that_the_device_waits_for_the_program(run):
+    run.append("latency", part="map", batch=1, **measured("map"))
+    page = format_page(run)
+    assert "waiting for the program included" in page
+    assert "share of the peak have the same waiting in them, but for CUDA graphs" in page
 
 
 def test_foot_of_the_page_is_where_its_rows_were_measured(run):
