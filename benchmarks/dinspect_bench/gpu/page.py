@@ -58,10 +58,10 @@ _LATENCY = (
     "In process, one call at a time, inputs and outputs on the device; weights and inputs are "
     "random. p50 to std: until the device is done, by the program's clock. Device: between two "
     "events on the device itself, waiting for the program included; the rows of CUDA graphs have "
-    "none. At batch 1 the program's launches bound the other rows. Queued: the mean of calls that "
-    "do not wait for each other. Milliseconds per call; a call is a batch; p90 takes 10 samples, "
-    "p99 takes 100. Rates count matrix products alone, by the device's clock where there is one, "
-    "so that TFLOP/s and the share of the peak have the same waiting in them, but for CUDA "
+    "none. Small eager rows at batch 1 are bounded by the program's launches. Queued: the mean of "
+    "calls that do not wait for each other. Milliseconds per call; a call is a batch; p90 takes 10 "
+    "samples, p99 takes 100. Rates count matrix products alone, by the device's clock where there "
+    "is one, so that TFLOP/s and the share of the peak have the same waiting in them, but for CUDA "
     "graphs.\n"
 )
 _SERVED = (
@@ -140,15 +140,15 @@ def _latency_section(part: str, latency: list[Record], peak: Record | None) -> s
 
 
 def _not_run(run: GpuRun) -> str:
-    """What has no figures to this day, one line for each reason."""
-    grouped: dict[tuple[str, str], list[str]] = {}
+    """What has no figures to this day, one line for each reason; a row's last reason counts."""
+    reasons: dict[tuple[str, str], str] = {}
     for record in run.all(NOT_RUN):
         key = {name: value for name, value in record.items() if name not in _SETTINGS}
         if run.find(record["of"], **key) is None:
-            label = label_of(key)
-            names = grouped.setdefault((record["of"], record["reason"]), [])
-            if label not in names:
-                names.append(label)
+            reasons[record["of"], label_of(key)] = record["reason"]
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for (kind, label), reason in reasons.items():
+        grouped.setdefault((kind, reason), []).append(label)
     rows = [
         [kind, str(len(names)), tables.short_reason(reason), names[0]]
         for (kind, reason), names in grouped.items()

@@ -153,10 +153,11 @@ class GpuRun:
             self.append(kind, **key, **figures)
 
     def not_run(self, kind: str, key: Mapping[str, Any], reason: str) -> None:
-        """Record why a row has no figures, once for each reason."""
-        facts = {"of": kind, **key, "reason": without_paths(reason)}
-        if self.find(NOT_RUN, **facts) is None:
-            self.append(NOT_RUN, **facts)
+        """Record why a row has no figures, unless its last record says the same."""
+        row = {"of": kind, **key}
+        last, told = self.find(NOT_RUN, **row), without_paths(reason)
+        if last is None or last["reason"] != told:
+            self.append(NOT_RUN, **row, reason=told)
         sys.stderr.write(f"  not run: {label_of(key)}: {reason}\n")
 
 

@@ -242,6 +242,14 @@ def test_page_tells_what_was_not_run_once_for_each_reason(run):
     assert "out of memory" not in page  # it was measured since
 
 
+def test_last_reason_of_a_row_counts(run):
+    for reason in ("no CuPy", "out of memory", "no CuPy"):
+        run.not_run("latency", {"part": "knn", "batch": 1}, reason)
+    page = format_page(run)
+    assert "| latency | 1 | no CuPy | batch 1, part knn |" in page
+    assert "out of memory" not in page
+
+
 def measured(part):
     row = timed(part, None, SMALL, 448, p50_ms=1.0)
     return {name: row[name] for name in row if name not in ("part", "batch")}
