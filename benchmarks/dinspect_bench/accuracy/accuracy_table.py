@@ -23,7 +23,10 @@ FIGURES: Mapping[str, str] = {
 """Figures of a table with their headings."""
 NO_MASKS = "no masks"
 MEAN_ROW = "**mean**"
-_GROUP = ("dataset", "method", "backbone", "resolution", "preprocessing", "selection", "shots")
+_GROUP = (
+    "dataset", "method", "backbone", "resolution", "runtime", "precision", "search_precision",
+    "students_precision", "preprocessing", "selection", "shots",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,15 @@ def _title(records: Sequence[Record]) -> str:
     return (
         f"{first['dataset']} by {first['method']}, {learnt}: {first['backbone']} at "
         f"{first['resolution']} px in {first['runtime']} {first['precision']}, "
-        f"preprocessing {first['preprocessing']}"
+        f"{_second_step(first)}, preprocessing {first['preprocessing']}"
     )
+
+
+def _second_step(record: Record) -> str:
+    """What follows the backbone, and its precision."""
+    if record["students_precision"] is not None:
+        return f"students in {record['students_precision']}"
+    return f"search in {record['search_precision']}"
 
 
 def _counts(records: Sequence[Record]) -> str:

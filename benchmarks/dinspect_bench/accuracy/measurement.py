@@ -1,7 +1,7 @@
 """One row of the results: a category, learnt from some of its images, measured on all of its test.
 
-What a row is, is its key; a row that is on record with the same key, on the same backbone, is not
-measured again.
+What a row is, is its key, and what computed it: the backbone, and the precision of the search or of
+the students. A row that is on record with the same of all of these is not measured again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dinspect_bench.accuracy.image_metrics import (
 from dinspect_bench.accuracy.inspected_category import InspectedCategory, inspect_category
 from dinspect_bench.accuracy.pixel_metrics import measure_pixels
 from dinspect_bench.accuracy.protocol import Protocol
-from dinspect_bench.accuracy.served_backbones import RunningBackbone
+from dinspect_bench.accuracy.served_backbones import RunningBackbone, Serving
 from dinspect_bench.accuracy.temporary_product import ProductMaker, digest_of
 from dinspect_bench.accuracy.worst_images import PictureFolder, worst_images
 from dinspect_bench.datasets.category import Category
@@ -31,6 +31,7 @@ from dinspect_bench.datasets.few_shot import select_shots
 from dinspect_bench.machine.environment import describe_environment
 from dinspect_bench.records import Record
 from dinspect_client.versions import ProductVersion, StudentsVersion, VersionRecord
+from dinspect_client.wire import Method
 
 RECORD_KIND = "accuracy"
 PIXEL_FIGURES = (
@@ -81,26 +82,34 @@ class Measurement:
         protocol = self.protocol
         return select_shots(self.category.good, protocol.shots, protocol.seed, protocol.selection)
 
-    def on_record(
-        self, records: Iterable[Record], running: Sequence[RunningBackbone]
-    ) -> Record | None:
-        """The last record of this row by a backbone that the server runs, if there is any."""
-        key = self.key()
-        return next(
-            (
-                record
-                for record in reversed(list(records))
-                if _has(record, key) and any(_has(record, one.key()) for one in running)
-            ),
-            None,
-        )
+    def fitting(self, records: Iterable[Record], serving: Serving) -> list[Record]:
+        """Records of this row by what the server runs, whatever their search's precision.
+
+        Args:
+            records: All there are.
+            serving: What the server computes with.
+        """
+        key = self.key() | self.students_key(serving)
+        return [
+            record
+            for record in records
+            if _has(record, key) and any(_has(record, one.key()) for one in serving.backbones)
+        ]
+
+    def students_key(self, serving: Serving) -> Record:
+        """The students' precision as a record has it, null where there are none."""
+        has_students = self.protocol.method == Method.L2BT
+        return {"students_precision": serving.students_precision if has_students else None}
 
 
-def measure(wanted: Measurement, maker: ProductMaker, pictures: PictureFolder) -> Record:
+def measure(
+    wanted: Measurement, serving: Serving, maker: ProductMaker, pictures: PictureFolder
+) -> Record:
     """Make the product, inspect every test image, compute every figure.
 
     Args:
         wanted: The row.
+        serving: What the server computes with.
         maker: Makes the product.
         pictures: Where pictures of the worst images go.
 
@@ -122,7 +131,7 @@ def measure(wanted: Measurement, maker: ProductMaker, pictures: PictureFolder) -
     ):
         inspected = inspect_category(maker.client, version, category, Path(folder))
         figures = measure_figures(inspected)
-        settings = key | backbone_key(version)
+        settings = key | backbone_key(version) | wanted.students_key(serving)
         prefix = f"{category.name}-{digest_of(settings)[:12]}"
         worst = worst_images(inspected, pictures, prefix)
     test_files = [image.path for image in inspected.images]
@@ -146,17 +155,18 @@ def measure(wanted: Measurement, maker: ProductMaker, pictures: PictureFolder) -
 
 
 def backbone_key(version: VersionRecord) -> Record:
-    """The backbone that made a version and inspected by it, as `RunningBackbone` has it."""
+    """What made a version and inspected by it: the backbone, and in what a bank is searched."""
     backbone = version.backbone
-    return RunningBackbone(backbone.onnx_sha256, backbone.runtime, backbone.precision).key()
+    running = RunningBackbone(backbone.onnx_sha256, backbone.runtime, backbone.precision)
+    # Students are not searched, so that their version's backbone does not say.
+    return running.key() | {"search_precision": getattr(backbone, "search_precision", None)}
 
 
 def facts_of_version(version: VersionRecord) -> dict[str, Any]:
     """What a version's method says of how it was made; null where it is the other method's."""
-    facts: dict[str, Any] = dict.fromkeys(("masked", "search_precision", "training"))
+    facts: dict[str, Any] = dict.fromkeys(("masked", "training"))
     if isinstance(version, ProductVersion):
         facts["masked"] = version.preprocessing.masked
-        facts["search_precision"] = version.backbone.search_precision
     if isinstance(version, StudentsVersion):
         facts["training"] = dict(version.training)
     return facts

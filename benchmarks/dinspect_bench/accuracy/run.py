@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from dinspect_bench.accuracy.measurement import Measurement, measure
+from dinspect_bench.accuracy.on_record import find_on_record
 from dinspect_bench.accuracy.protocol import Protocol
-from dinspect_bench.accuracy.served_backbones import running_backbones
+from dinspect_bench.accuracy.served_backbones import read_serving
 from dinspect_bench.accuracy.temporary_product import ProductMaker
 from dinspect_bench.accuracy.worst_images import PictureFolder
 from dinspect_bench.datasets.category import Category, Dataset, chosen_names
@@ -110,13 +111,13 @@ def run_accuracy(
     maker = ProductMaker(client, url, work_dir, owner, keep)
     client.server_version()  # an absent server is told as such
     with exclusive(work_dir):
-        known, running = records.read(), running_backbones(url)
-        found = [one.on_record(known, running) for one in wanted]
+        serving = read_serving(url)
+        found = find_on_record(wanted, records.read(), serving, maker)
         with tqdm(total=found.count(None), desc="accuracy", unit="run", disable=None) as bar:
             for index, one in enumerate(wanted):
                 if found[index] is None:
                     bar.set_postfix_str(f"{one.category.name}, {one.protocol}")
-                    record = found[index] = measure(one, maker, pictures)
+                    record = found[index] = measure(one, serving, maker, pictures)
                     records.append(record)
                     bar.update()
     shutil.rmtree(work_dir, ignore_errors=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from dinspect_bench.errors import StatisticsError
 from dinspect_bench.records import Record
@@ -12,6 +14,8 @@ from dinspect_bench.served import runtime_in_force, server_errors
 from dinspect_client import wire
 
 SIZES_PARAMETER = "served_sizes"
+_SEARCH, _STUDENTS = "search_precision", "students_precision"
+_FULL = "fp32"
 
 
 class RunningBackbone(NamedTuple):
@@ -32,8 +36,24 @@ class RunningBackbone(NamedTuple):
         return self._asdict()
 
 
-def running_backbones(grpc_url: str) -> list[RunningBackbone]:
-    """The backbones of a server, one for each input size.
+@dataclass(frozen=True)
+class Serving:
+    """What a server computes with.
+
+    Attributes:
+        backbones: One for each input size.
+        search_precision: Of AnomalyDINO's search; None where the server's processor decides, which
+            a version it makes tells.
+        students_precision: Of L2BT's students.
+    """
+
+    backbones: tuple[RunningBackbone, ...]
+    search_precision: str | None
+    students_precision: str
+
+
+def read_serving(grpc_url: str) -> Serving:
+    """What a server computes with, as its config and its backbones say.
 
     Args:
         grpc_url: Server as ``host:port``.
@@ -47,13 +67,28 @@ def running_backbones(grpc_url: str) -> list[RunningBackbone]:
     with contextlib.closing(client), server_errors("which backbones it serves"):
         config = client.get_model_config(wire.MANAGE_MODEL, as_json=True)["config"]
     try:
-        sizes = json.loads(config["parameters"][SIZES_PARAMETER]["string_value"])
-        return [_running(grpc_url, size) for size in sizes]
-    except (KeyError, TypeError, ValueError) as error:
+        told = {name: one["string_value"] for name, one in config["parameters"].items()}
+        return Serving(
+            tuple(_running(grpc_url, size) for size in json.loads(told[SIZES_PARAMETER])),
+            _FULL if told[_SEARCH] == _FULL else None,
+            students_in_force(told),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StatisticsError(
             f"the server at {grpc_url} does not say which backbones it serves ({error!r}); "
             "assemble its repository anew with this version"
         ) from error
+
+
+def students_in_force(told: Mapping[str, Any]) -> str:
+    """The students' precision: OpenVINO takes FP16 and BF16 by name, all else is FP32.
+
+    Args:
+        told: Parameters of the server's config, with the students' runtime and precision.
+    """
+    asked = str(told[_STUDENTS])
+    is_taken = told["students_runtime"] == "openvino" and asked in ("fp16", "bf16")
+    return asked if is_taken else _FULL
 
 
 def _running(grpc_url: str, size: dict[str, str]) -> RunningBackbone:

@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tqdm import tqdm
 
@@ -27,12 +27,14 @@ from dinspect_client.wire import Method
 
 if TYPE_CHECKING:
     from dinspect_client import InspectionClient
-    from dinspect_client.versions import VersionRecord
+    from dinspect_client.versions import ProductVersion, VersionRecord
 
 OPERATOR = "bench-accuracy"
 """Who enrols, as the server records it; the products' names begin with it, too."""
 NUM_CALIBRATING = 8
 """Good images that only set thresholds, so that no students are trained for a cross-fit."""
+SMALLEST_PREPROCESSING = "no_mask_no_rotation"
+_ASKING_KEY: Record = {"asks": "search_precision"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,21 @@ class ProductMaker:
                 self._delete(name, protocol.method)
             raise
         self._delete(name, protocol.method)
+
+    def search_precision(self, category: Category, protocol: Protocol) -> str:
+        """The precision that the server searches in, as a version made of one image says.
+
+        Args:
+            category: A category whose images the server can inspect.
+            protocol: Of AnomalyDINO, for the resolution.
+
+        Raises:
+            AccuracyError, InspectionError: As `product` raises them.
+        """
+        small = replace(protocol, preprocessing=SMALLEST_PREPROCESSING)
+        temporary = replace(self, keep=False)
+        with temporary.product(category, category.good[:1], small, _ASKING_KEY) as version:
+            return str(cast("ProductVersion", version).backbone.search_precision)
 
     def _enroll(
         self, name: str, category: Category, references: Sequence[Path], protocol: Protocol

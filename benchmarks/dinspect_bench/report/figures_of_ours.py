@@ -23,6 +23,8 @@ L2BT_EPOCHS = 50
 _WHOLE = (None, "whole_image", "request")
 """Parts of an inspection that are all of it; most records have no part."""
 _DIGEST_SHOWN = 8
+_PARTS = {"search_precision": "search", "students_precision": "students"}
+"""Key of a record of accuracy to what runs in that precision."""
 _DEVIATIONS = {"mean_ms": "std_ms", "memory_bank_s": "memory_bank_std_s"}
 """Latency figures to the key of their deviation."""
 
@@ -134,6 +136,7 @@ def _accuracy_source(one: RunRecord, digest: str) -> Source:
     parts = [
         f"{record['backbone']} {digest[:_DIGEST_SHOWN]}",
         " ".join(record[key] for key in ("runtime", "precision") if record.get(key)),
+        *(f"{part} {record[key]}" for key, part in _PARTS.items() if record.get(key)),
         record.get("selection") or "",
         "" if record.get("epochs") is None else f"{record['epochs']} epochs",
     ]

@@ -148,6 +148,8 @@ OPTIONAL: dict[str, dict[str, Field]] = {
         "selection": _TEXT.or_null(),
         "runtime": _TEXT.or_null(),
         "precision": _TEXT.or_null(),
+        "search_precision": _TEXT.or_null(),
+        "students_precision": _TEXT.or_null(),
     },
     "latency": {
         "stages_ms": _RATES.or_null(),

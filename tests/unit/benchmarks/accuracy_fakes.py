@@ -17,7 +17,7 @@ from dinspect_client.wire import Verdict
 
 BACKBONE = SimpleNamespace(
     onnx_sha256="ab" * 32, runtime="openvino 1", precision="fp32", name="dinov2_vits14",
-    weights_sha256="cd" * 32,
+    weights_sha256="cd" * 32, search_precision="bf16",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ def record(category="nut", seed=0, value=0.5, **others):
         "dataset": "parts", "category": category, "method": "anomaly_dino", "seed": seed,
         "shots": 1, "selection": "consecutive", "backbone": "dinov2_vits14", "resolution": 448,
         "preprocessing": "agnostic", "runtime": "openvino 1", "precision": "bf16",
+        "search_precision": "bf16", "students_precision": None,
         "num_good": 3, "num_defective": 4, "num_regions": 5, "left_out": [], "num_copies": 0,
         "num_not_outlined": 0, "num_test_learnt_from": 0, **dict.fromkeys(FIGURES, value),
     } | others  # fmt: skip
@@ -71,7 +72,7 @@ def test_tables_have_every_category_and_the_mean():
     text = format_accuracy(found)
     assert text.startswith(
         "parts by anomaly_dino, 1 shot (consecutive), seeds 0, 1: dinov2_vits14 at 448 px in "
-        "openvino 1 bf16, preprocessing agnostic\n\n"
+        "openvino 1 bf16, search in bf16, preprocessing agnostic\n\n"
     )
     rows = rows_of(text)
     assert rows["category"] == ["test images", *FIGURES.values()]
@@ -87,11 +88,14 @@ def test_each_way_of_measuring_has_a_table_of_its_own():
     ways = [
         record(), record(shots=4), record(shots=None), record(method="l2bt"),
         record(resolution=672), record(preprocessing="informed"), record(selection="random"),
+        record(search_precision="fp32"), record(precision="fp32"), record(runtime="onnxruntime 1"),
+        record(search_precision=None, students_precision="fp32"),
     ]  # fmt: skip
     text = format_accuracy(ways)
     assert text.count("| category |") == len(ways)
     assert "4 shots (consecutive), seed 0:" in text
     assert "all training images:" in text
+    assert "students in fp32, preprocessing" in text
 
 
 def test_category_without_masks_says_so():

@@ -12,13 +12,14 @@ from small_trees import write_image, write_mvtec_category
 
 from dinspect_bench.accuracy.measurement import PIXEL_FIGURES, Measurement, measure, thinned
 from dinspect_bench.accuracy.protocol import plan_protocols
-from dinspect_bench.accuracy.served_backbones import RunningBackbone
+from dinspect_bench.accuracy.served_backbones import RunningBackbone, Serving
 from dinspect_bench.accuracy.temporary_product import ProductMaker
 from dinspect_bench.accuracy.worst_images import PictureFolder
 from dinspect_bench.datasets.mvtec import load_mvtec
 from dinspect_bench.errors import DatasetError
 
 RUNNING = RunningBackbone(BACKBONE.onnx_sha256, BACKBONE.runtime, BACKBONE.precision)
+SERVING = Serving((RUNNING,), None, "fp32")
 
 
 @pytest.fixture
@@ -43,7 +44,8 @@ def answers(path):
 def record_of(folder, tmp_path, one=None):
     client = FakeClient(answers)
     maker = ProductMaker(client, "host:1", tmp_path / "work", "me")
-    record = measure(one or wanted(folder), maker, PictureFolder(tmp_path / "pictures", tmp_path))
+    pictures = PictureFolder(tmp_path / "pictures", tmp_path)
+    record = measure(one or wanted(folder), SERVING, maker, pictures)
     assert client.there == {}
     return record, client
 
@@ -57,6 +59,7 @@ def test_record_holds_settings_figures_and_circumstances(folder, tmp_path):
         "parts", "nut", "anomaly_dino", "dinov2_vits14", 448, 2, 0
     ]  # fmt: skip
     assert (record["backbone_sha256"], record["bundle_version"]) == (BACKBONE.onnx_sha256, 7)
+    assert (record["search_precision"], record["students_precision"]) == ("bf16", None)
     assert (record["num_good"], record["num_defective"], record["num_regions"]) == (2, 4, 4)
     assert record["image_auroc"] == pytest.approx(7 / 8)
     assert record["pixel_auroc"] == record["aupro_30"] == record["pixel_f1_max"] == 1.0
@@ -115,25 +118,34 @@ def test_what_is_left_out_is_named(folder, tmp_path):
 def test_row_on_record_is_found_by_settings_data_and_backbone(folder, tmp_path):
     one = wanted(folder)
     record = json.loads(json.dumps(record_of(folder, tmp_path)[0]))
-    assert one.on_record([record], [RUNNING]) == record
     newer = record | {"image_auroc": 0.0}
-    assert one.on_record([record, newer], [RUNNING]) == newer
-    assert one.on_record([], [RUNNING]) is None
+    assert one.fitting([record, newer], SERVING) == [record, newer]
+    assert one.fitting([], SERVING) == []
     for other in (
         RUNNING._replace(backbone_sha256="ef" * 32), RUNNING._replace(precision="int8"),
         RUNNING._replace(runtime="openvino 2"),
     ):  # fmt: skip
-        assert one.on_record([record], [other]) is None
-        assert one.on_record([record], [other, RUNNING]) == record
+        assert one.fitting([record], replace(SERVING, backbones=(other,))) == []
+        assert one.fitting([record], replace(SERVING, backbones=(other, RUNNING))) == [record]
     for key in ("dataset", "category", "method", "shots", "seed", "selection", "resolution",
-                "preprocessing", "epochs", "texture", "rotated", "data_sha256", "record"):  # fmt: skip
-        assert one.on_record([record | {key: "other"}], [RUNNING]) is None, key
+                "preprocessing", "epochs", "texture", "rotated", "data_sha256", "record",
+                "students_precision"):  # fmt: skip
+        assert one.fitting([record | {key: "other"}], SERVING) == [], key
 
 
 def test_other_data_are_another_row(folder, tmp_path):
     record = record_of(folder, tmp_path)[0]
     write_image(folder / "test/crack/000.png", value=1)
-    assert wanted(folder).on_record([record], [RUNNING]) is None
+    assert wanted(folder).fitting([record], SERVING) == []
+
+
+def test_students_of_another_precision_are_another_row(folder):
+    (protocol,) = plan_protocols(["l2bt"], [2], [0])
+    one = replace(wanted(folder), protocol=protocol)
+    record = one.key() | RUNNING.key() | {"search_precision": None, "students_precision": "fp32"}
+    assert one.students_key(SERVING) == {"students_precision": "fp32"}
+    assert one.fitting([record], SERVING) == [record]
+    assert one.fitting([record], replace(SERVING, students_precision="bf16")) == []
 
 
 def test_texture_is_part_of_the_row_where_it_matters(folder):

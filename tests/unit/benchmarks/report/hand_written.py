@@ -64,6 +64,8 @@ def accuracy(**changes):
         "epochs": None,
         "runtime": "openvino 1.2",
         "precision": "fp32",
+        "search_precision": "bf16",
+        "students_precision": None,
         "image_auroc": 0.9,
         "image_f1_max": 0.85,
         "image_average_precision": 0.92,
@@ -88,7 +90,7 @@ def l2bt_accuracy(**changes):
     return accuracy(
         **{
             "method": "l2bt", "backbone": "dinov2_vitb14_reg", "resolution": 1036, "shots": None,
-            "preprocessing": "pad", "epochs": 50,
+            "preprocessing": "pad", "epochs": 50, "search_precision": None, "students_precision": "fp32",
         } | changes
     )  # fmt: skip
 

@@ -70,7 +70,7 @@ def test_category_of_the_same_setting_is_set_beside_the_papers():
     rows = compared("anomaly_dino", "6", of_run(accuracy(image_auroc=0.95, aupro_30=0.97)))
     (label, source, cells) = rows[0]
     assert label == "bottle"
-    assert source == "A: dinov2_vits14 eeeeeeee, openvino 1.2 fp32, consecutive"
+    assert source == "A: dinov2_vits14 eeeeeeee, openvino 1.2 fp32, search bf16, consecutive"
     assert cells["1-shot image AUROC"] == Compared("0.950", "0.997 ± 0.002", "−0.047")  # noqa: RUF001
     assert cells["1-shot AUPRO 30 %"] == Compared("0.970", "0.959 ± 0.003", "+0.011")
     assert cells["2-shot image AUROC"] == Compared("not run", "0.999 ± 0.001")
@@ -143,6 +143,15 @@ def test_runs_and_exports_stand_in_rows_of_their_own():
         ("A: dinov2_vits14 cccccccc,", "0.700"),
         ("B: dinov2_vits14 eeeeeeee,", "0.800"),
     ]
+
+
+@pytest.mark.parametrize("key", ["search_precision", "students_precision"])
+def test_precisions_are_never_averaged(key):
+    records = of_run(
+        accuracy(image_auroc=0.9, **{key: "bf16"}), accuracy(image_auroc=0.8, **{key: "fp32"})
+    )
+    rows = [row for row in compared("anomaly_dino", "6", records) if row[0] == "bottle"]
+    assert [cells["1-shot image AUROC"].ours for _, _, cells in rows] == ["0.900", "0.800"]
 
 
 def test_mean_is_over_the_graphs_of_all_input_sizes():
