@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +14,11 @@ from dinspect_bench.accuracy.on_record import find_on_record
 from dinspect_bench.accuracy.protocol import Protocol
 from dinspect_bench.accuracy.served_backbones import read_serving
 from dinspect_bench.accuracy.temporary_product import ProductMaker
+from dinspect_bench.accuracy.work_folder import work_folder
 from dinspect_bench.accuracy.worst_images import PictureFolder
 from dinspect_bench.datasets.category import Category, Dataset, chosen_names
 from dinspect_bench.datasets.geometry import of_one_geometry, require_one_geometry
 from dinspect_bench.records import Record, RecordFile
-from dinspect_export.artefact_store import exclusive
 
 if TYPE_CHECKING:
     from dinspect_client import InspectionClient
@@ -105,20 +103,21 @@ def run_accuracy(
     for one in wanted:
         one.selected()
     records = RecordFile(output)
-    work_dir = output.with_name(f"{output.stem}_work")
     pictures = PictureFolder(output.with_name(f"{output.stem}_pictures"), output.parent)
-    owner = f"{platform.node()}:{output.resolve()}"
-    maker = ProductMaker(client, url, work_dir, owner, keep)
     client.server_version()  # an absent server is told as such
-    with exclusive(work_dir):
+    with work_folder(output) as work:
+        maker = ProductMaker(client, url, work.path, work.owner, keep)
         serving = read_serving(url)
         found = find_on_record(wanted, records.read(), serving, maker)
+        for one, record in zip(wanted, found, strict=True):
+            if record is not None:  # a kill may have come between the record and this
+                maker.forget(one.key())
         with tqdm(total=found.count(None), desc="accuracy", unit="run", disable=None) as bar:
             for index, one in enumerate(wanted):
                 if found[index] is None:
                     bar.set_postfix_str(f"{one.category.name}, {one.protocol}")
                     record = found[index] = measure(one, serving, maker, pictures)
                     records.append(record)
+                    maker.forget(one.key())
                     bar.update()
-    shutil.rmtree(work_dir, ignore_errors=True)
     return [record for record in found if record is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +45,7 @@ class ProductMaker:
     Attributes:
         client: Connected to it.
         url: ``host:port`` of its gRPC endpoint.
-        work_dir: Where a training keeps what it needs to go on after a kill.
+        work_dir: Where a training keeps what it needs to go on after a kill, until `forget`.
         owner: Whose products they are: the same in a run that goes on, another in any other.
         keep: Whether products stay on the server.
     """
@@ -128,9 +129,19 @@ class ProductMaker:
             resolution=protocol.resolution,
             options=TrainingOptions(epochs=protocol.epochs or 0, precision=fastest_precision()),
             work_dir=self.work_dir,
+            keep=True,  # a kill during the inspection must not cost the training
             operator=OPERATOR,
         )
         return train_product(self.client, self.url, plan, stage_bar)
+
+    def forget(self, key: Record) -> None:
+        """Remove what a training left, once its row is on record.
+
+        Args:
+            key: All that identifies what was measured.
+        """
+        for folder in self.work_dir.glob(f"{product_name(key, self.owner)}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _remove_leftover(self, name: str, method: str) -> None:
         """Delete what a killed run left, if it is ours.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from accuracy_fakes import FakeClient
@@ -88,6 +89,35 @@ def test_product_of_somebody_else_is_never_touched(maker, client, category):
             pass
     assert client.there == {name: "ada"}
     assert not client.made
+
+
+def test_training_is_kept_until_its_row_is_on_record(maker, client, category, monkeypatch):
+    (protocol,) = plan_protocols(["l2bt"], [2], [0], epochs=3)
+    plans = []
+
+    def train(client, url, plan, progress):
+        plans.append(plan)
+        folder = plan.work_dir / f"{plan.product}-0123456789abcdef"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "students.safetensors").write_bytes(b"students")
+        client.there[plan.product] = plan.operator
+        return SimpleNamespace(product=plan.product)
+
+    monkeypatch.setattr("dinspect_server.student_training.train_product", train)
+    other = maker.work_dir / "bench-accuracy-of-another-row-0123456789abcdef"
+    other.mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="killed"):  # noqa: SIM117
+        with maker.product(category, category.good[:2], protocol, KEY):
+            raise RuntimeError("killed while it inspects")
+    (plan,) = plans
+    assert (plan.keep, plan.options.epochs) == (True, 3)
+    assert len(list(maker.work_dir.iterdir())) == 2
+    client.there.clear()
+    with maker.product(category, category.good[:2], protocol, KEY):
+        pass
+    assert plans[0] == plans[1]  # the same folder and the same training, to go on with
+    maker.forget(KEY)
+    assert list(maker.work_dir.iterdir()) == [other]
 
 
 def test_name_is_that_of_the_measurement_and_its_owner():
