@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes the process's own.
 
     Returns:
-        0 when everything is on record, 2 for wrong use or bad data, 3 when the server cannot be
-        reached or refused something, 130 when it was interrupted.
+        0 when everything is on record, 2 for wrong use, bad data or a file that the system refuses,
+        3 when the server cannot be reached or refused something, 130 when it was interrupted.
     """
     from dinspect_export.threads import share_the_processor
 
@@ -52,10 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USE
     except Exception as error:
         status = getattr(error, "exit_status", None)
-        if not isinstance(status, int):
-            raise
-        _complain(str(error))
-        return status
+        if isinstance(status, int):
+            _complain(str(error))
+            return status
+        if isinstance(error, OSError):
+            _complain(_refusal_of_the_system(error))
+            return EXIT_USE
+        raise
     sys.stdout.write(report_text(records, as_json=args.json) + "\n")
     return EXIT_OK
 
@@ -218,6 +221,15 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
 
 def _shots(text: str) -> int | None:
     return None if text == ALL_SHOTS else arguments.positive_int(text)
+
+
+def _refusal_of_the_system(error: OSError) -> str:
+    """Which file cannot be read or written, and why."""
+    where = "a file" if error.filename is None else error.filename
+    return (
+        f"cannot read or write {where}: {error.strerror or error}; what was measured before is on "
+        "record, and the same command goes on where it was"
+    )
 
 
 def _complain(message: str) -> None:

@@ -106,7 +106,8 @@ def inspect_category(
 
     Raises:
         AccuracyError: If an image cannot be inspected, another version answers, or a map is not of
-            the size of its ground truth; the message names the image. Nothing is ever left out.
+            the size of its ground truth or cannot be stored; the message names image or file.
+            Nothing is ever left out.
     """
     names, scores, files, peaks = [], [], [], []
     progress = tqdm(
@@ -118,7 +119,7 @@ def inspect_category(
         answer = _inspect(client, version, image.path, what)
         anomaly_map = checked_map(answer, version, truth_size(image), what)
         files.append(folder / f"{number:05d}.npy")
-        np.save(files[-1], anomaly_map, allow_pickle=False)
+        _store(files[-1], anomaly_map)
         peaks.append(float(anomaly_map.max()))
         scores.append(float(answer.anomaly_score))
     return InspectedCategory(category.test, tuple(names), tuple(scores), tuple(files), tuple(peaks))
@@ -155,6 +156,16 @@ def checked_map(
             "must be of the size of the original image, and so must its mask"
         )
     return answer.anomaly_map
+
+
+def _store(path: Path, anomaly_map: NDArray[np.float32]) -> None:
+    try:
+        np.save(path, anomaly_map, allow_pickle=False)
+    except OSError as error:  # a full disk is told without the file's name
+        raise AccuracyError(
+            f"cannot write anomaly map {path}: {error.strerror or error}; make room there, or give "
+            "an --output elsewhere"
+        ) from error
 
 
 def _inspect(client: InspectionClient, version: VersionRecord, path: Path, what: str) -> Inspection:

@@ -6,7 +6,6 @@ the students. A row that is on record with the same of all of these is not measu
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -24,6 +23,7 @@ from dinspect_bench.accuracy.pixel_metrics import measure_pixels
 from dinspect_bench.accuracy.protocol import Protocol
 from dinspect_bench.accuracy.served_backbones import RunningBackbone, Serving
 from dinspect_bench.accuracy.temporary_product import ProductMaker, digest_of
+from dinspect_bench.accuracy.work_folder import MAPS_FOLDER, empty_folder
 from dinspect_bench.accuracy.worst_images import PictureFolder, worst_images
 from dinspect_bench.datasets.category import Category
 from dinspect_bench.datasets.copies import copies_of, without_copies
@@ -121,15 +121,16 @@ def measure(
         AccuracyError: If an image cannot be inspected.
         MetricError: If a figure is undefined.
         InspectionError, ServerError, ExportError: From server and training.
+        OSError: If maps or pictures cannot be written.
     """
     category, key = wanted.category, wanted.key()
     selected = wanted.selected()
     references = without_copies(selected)
     with (
         maker.product(category, references, wanted.protocol, key) as version,
-        tempfile.TemporaryDirectory(prefix="dinspect-accuracy-") as folder,
+        empty_folder(maker.work_dir / MAPS_FOLDER) as folder,
     ):
-        inspected = inspect_category(maker.client, version, category, Path(folder))
+        inspected = inspect_category(maker.client, version, category, folder)
         figures = measure_figures(inspected)
         settings = key | backbone_key(version) | wanted.students_key(serving)
         prefix = f"{category.name}-{digest_of(settings)[:12]}"

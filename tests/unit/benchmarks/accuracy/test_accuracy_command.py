@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 
 import pytest
@@ -91,6 +93,19 @@ def test_status_is_that_of_what_went_wrong(folder, monkeypatch, capsys):
         monkeypatch.setattr(command, "run_benchmark", fails)
         assert main([str(folder)]) == status
         assert capsys.readouterr().err == "bench-accuracy: part.png was not inspected\n"
+
+
+def test_full_disk_is_told_with_its_file_and_status_2(folder, monkeypatch, capsys):
+    def fills(args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/parts_work/maps/00001.npy")
+
+    monkeypatch.setattr(command, "run_benchmark", fills)
+    assert main([str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "bench-accuracy: cannot read or write out/parts_work/maps/00001.npy: No space left"
+    )
+    assert "goes on where it was" in told
 
 
 def test_interruption_says_how_to_go_on(folder, monkeypatch, capsys):
