@@ -18,6 +18,7 @@ from dinspect_bench.accuracy.work_folder import work_folder
 from dinspect_bench.accuracy.worst_images import PictureFolder
 from dinspect_bench.datasets.category import Category, Dataset, chosen_names
 from dinspect_bench.datasets.geometry import of_one_geometry, require_one_geometry
+from dinspect_bench.datasets.masks import require_fitting_masks
 from dinspect_bench.records import Record, RecordFile
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def prepare_categories(dataset: Dataset, choices: DataChoices) -> tuple[Category
     """The categories as they are measured.
 
     Raises:
-        DatasetError: If a category is named that is not there, or one mixes camera geometries.
+        DatasetError: If a category is named that is not there, one mixes camera geometries, or a
+            mask cannot be read or is not of its image's size.
     """
     names = [category.name for category in dataset.categories]
     where = dataset.categories[0].folder.parent
@@ -54,6 +56,7 @@ def prepare_categories(dataset: Dataset, choices: DataChoices) -> tuple[Category
     for category in dataset.categories:
         chosen = of_one_geometry(category) if choices.one_geometry else category
         require_one_geometry(chosen)
+        require_fitting_masks(chosen)
         prepared.append(
             replace(
                 chosen,

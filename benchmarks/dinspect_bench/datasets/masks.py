@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dinspect_bench.datasets.category import Category
+from dinspect_bench.datasets.geometry import describe_size, image_size
 from dinspect_bench.errors import DatasetError
 
 _GREY_MODES = ("1", "L", "P", "I", "I;16")
@@ -46,3 +48,22 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
             "has outlined its defect, there must be no mask of it"
         )
     return defective
+
+
+def require_fitting_masks(category: Category) -> None:
+    """Read every mask of a category, so that none is found to be wrong after hours.
+
+    Raises:
+        DatasetError: If one cannot be read, is no mask, or is not of its image's size.
+    """
+    for image in category.test:
+        if image.mask is None:
+            continue
+        height, width = read_mask(image.mask).shape
+        expected = image_size(image.path)
+        if (height, width) != expected:
+            raise DatasetError(
+                f"mask {image.mask} is {describe_size((height, width))}, its image {image.path} "
+                f"{describe_size(expected)}; a mask says of every pixel of its image whether it is "
+                "defective. Take the mask of this very image, not resized"
+            )

@@ -8,7 +8,7 @@ import os
 import socket
 
 import pytest
-from small_trees import write_image, write_mvtec_category, write_visa
+from small_trees import write_image, write_mask, write_mvtec_category, write_visa
 
 from dinspect_bench.accuracy import command
 from dinspect_bench.accuracy.command import build_parser, main
@@ -82,6 +82,18 @@ def test_mixed_geometry_is_told_with_status_2(folder, nowhere, capsys):
     write_image(folder / "test/good/000.png", size=(60, 60))
     assert main([str(folder), "--url", nowhere]) == 2
     assert "--one-geometry" in capsys.readouterr().err
+
+
+def test_masks_are_read_before_the_server_is_asked(folder, nowhere, capsys):
+    mask = folder / "ground_truth/crack/001_mask.png"
+    write_mask(mask, size=(20, 60))
+    assert main([str(folder), "--url", nowhere]) == 2
+    told = capsys.readouterr().err
+    assert f"mask {mask} is 60 x 20 px, its image" in told
+    assert "test/crack/001.png 60 x 40 px" in told
+    mask.write_bytes(mask.read_bytes()[:-40])
+    assert main([str(folder), "--url", nowhere]) == 2
+    assert f"cannot read mask {mask}" in capsys.readouterr().err
 
 
 def test_status_is_that_of_what_went_wrong(folder, monkeypatch, capsys):
