@@ -99,7 +99,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="folder in MVTec AD's layout (or one category of it), or VisA's",
     )
     group.add_argument("--layout", choices=LAYOUTS, help="default: seen by the files")
-    group.add_argument("--name", help="what to call the data set (default: mvtec_ad, visa, folder)")
+    group.add_argument(
+        "--name",
+        help="what to call the data set (default: mvtec_ad or visa where all categories of those "
+        "are there, else the folder's name)",
+    )
     group.add_argument("--categories", nargs="+", metavar="NAME", help="default: all")
     group.add_argument(
         "--one-geometry",

@@ -93,7 +93,7 @@ class Dataset:
     """Categories that are reported together.
 
     Attributes:
-        name: ``mvtec_ad`` or ``visa`` for the whole or a part of those, else the folder's name.
+        name: ``mvtec_ad`` or ``visa``, see `layouts.known_name`, else the folder's name.
         layout: ``mvtec`` or ``visa``: how its files lie.
         categories: In alphabetical order.
     """

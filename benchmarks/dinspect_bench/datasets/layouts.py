@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dinspect_bench.datasets.category import Category, Dataset, folders_in
+from dinspect_bench.datasets.category import Category, Dataset, first_names, folders_in
 from dinspect_bench.datasets.mvtec import (
     MVTEC_AD_CATEGORIES,
     MVTEC_AD_NAME,
     is_category,
+    is_incomplete,
     load_mvtec,
 )
 from dinspect_bench.datasets.visa import SPLIT_FILE, VISA_CATEGORIES, VISA_NAME, load_visa
@@ -21,6 +22,11 @@ LOADERS: dict[str, Callable[[Path, Sequence[str] | None], tuple[Category, ...]]]
     VISA: load_visa,
 }
 """Layouts by name."""
+PUBLISHED: dict[str, tuple[str, ...]] = {
+    MVTEC_AD_NAME: MVTEC_AD_CATEGORIES,
+    VISA_NAME: VISA_CATEGORIES,
+}
+"""Published data sets by name, with their categories."""
 
 
 def load_dataset(
@@ -35,7 +41,7 @@ def load_dataset(
         root: Its folder, or the folder of one category in MVTec AD's layout.
         layout: ``mvtec`` or ``visa``; None to see by the files.
         categories: Categories to load; None for all.
-        name: What to call it; None to see by the categories' names.
+        name: What to call it; None for `known_name`.
 
     Raises:
         DatasetError: If there is no such folder, its layout is neither, or files are missing.
@@ -44,7 +50,10 @@ def load_dataset(
         raise DatasetError(f"there is no folder {root}; name the data set's folder")
     found = layout or detect_layout(root)
     loaded = LOADERS[found](root, categories)
-    return Dataset(name or _known_name(root, found, loaded), found, loaded)
+    dataset = Dataset(name or known_name(root, found, loaded), found, loaded)
+    if dataset.name in PUBLISHED:
+        _require_every_mask(dataset)
+    return dataset
 
 
 def detect_layout(root: Path) -> str:
@@ -55,7 +64,8 @@ def detect_layout(root: Path) -> str:
     """
     if (root / SPLIT_FILE).is_file():
         return VISA
-    if is_category(root) or any(is_category(folder) for folder in folders_in(root)):
+    folders = [root, *folders_in(root)]
+    if any(is_category(folder) or is_incomplete(folder) for folder in folders):
         return MVTEC
     if any((folder / "Data" / "Images").is_dir() for folder in folders_in(root)):
         raise DatasetError(
@@ -68,12 +78,38 @@ def detect_layout(root: Path) -> str:
     )
 
 
-def _known_name(root: Path, layout: str, categories: Sequence[Category]) -> str:
-    """The published data set's name if all categories are of it, else the folder's."""
-    names = {category.name for category in categories}
+def known_name(root: Path, layout: str, categories: Sequence[Category]) -> str:
+    """What a data set is called: a published one by its name, any other by its folder.
+
+    A published one has the folders of all of its categories, whichever of them are loaded: a
+    plant's own folder may well have a category ``screw``. A category's folder is of the set that
+    lies around it.
+
+    Args:
+        root: Its folder, or that of one category in MVTec AD's layout.
+        layout: ``mvtec`` or ``visa``.
+        categories: Those that are loaded.
+    """
+    loaded = {category.name for category in categories}
     is_single = layout == MVTEC and is_category(root)
-    if layout == MVTEC and not is_single and names <= set(MVTEC_AD_CATEGORIES):
-        return MVTEC_AD_NAME
-    if not is_single and names <= set(VISA_CATEGORIES):
-        return VISA_NAME
+    whole = root.resolve().parent if is_single else root
+    for name, published in PUBLISHED.items():
+        if loaded <= set(published) and all(_has_category(whole, layout, one) for one in published):
+            return name
     return root.resolve().name
+
+
+def _has_category(root: Path, layout: str, name: str) -> bool:
+    return is_category(root / name) if layout == MVTEC else (root / name).is_dir()
+
+
+def _require_every_mask(dataset: Dataset) -> None:
+    """Refuse a published data set, all of whose defects are outlined, where masks are missing."""
+    for category in dataset.categories:
+        bare = [category.name_of(image.path) for image in category.test if not image.is_outlined]
+        if bare:
+            raise DatasetError(
+                f"{len(bare)} defective images of {category.name} in {category.folder} have no "
+                f"mask: {first_names(bare)}; {dataset.name} as it is published has one of each. "
+                "Unpack it again, or call the data set otherwise with --name"
+            )

@@ -50,6 +50,12 @@ def is_category(folder: Path) -> bool:
     return (folder / TRAIN / GOOD).is_dir()
 
 
+def is_incomplete(folder: Path) -> bool:
+    """Whether a folder has parts of a category, but nothing to learn from."""
+    has_parts = any((folder / part).is_dir() for part in (TEST, GROUND_TRUTH))
+    return has_parts and not is_category(folder)
+
+
 def load_mvtec(root: Path, wanted: Sequence[str] | None = None) -> tuple[Category, ...]:
     """Find the images of a data set, and check that no file is missing.
 
@@ -59,9 +65,11 @@ def load_mvtec(root: Path, wanted: Sequence[str] | None = None) -> tuple[Categor
 
     Raises:
         DatasetError: If there is no such category, a mask or an image is missing, or a category has
-            no good or no defective images.
+            no good or no defective images, or no folder to learn from.
     """
-    folders = [root] if is_category(root) else [one for one in folders_in(root) if is_category(one)]
+    inner = () if is_category(root) else folders_in(root)
+    folders = [root] if is_category(root) else [one for one in inner if is_category(one)]
+    _require_whole(inner if folders else [root, *inner], wanted)
     by_name = {folder.resolve().name: folder for folder in folders}
     if not by_name:
         raise DatasetError(
@@ -70,6 +78,21 @@ def load_mvtec(root: Path, wanted: Sequence[str] | None = None) -> tuple[Categor
         )
     names = chosen_names(list(by_name), wanted, root)
     return tuple(_load_category(name, by_name[name]) for name in names)
+
+
+def _require_whole(folders: Sequence[Path], wanted: Sequence[str] | None) -> None:
+    """Refuse what an unfinished copy left of a category, where all are asked for or this one is."""
+    broken = [
+        folder
+        for folder in folders
+        if is_incomplete(folder) and (wanted is None or folder.resolve().name in wanted)
+    ]
+    if broken:
+        raise DatasetError(
+            f"{len(broken)} of the categories are incomplete: {first_names(map(str, broken))} with "
+            f"{TEST} or {GROUND_TRUTH}, but without {TRAIN}/{GOOD}; unpack the data set again, or "
+            "name the others with --categories"
+        )
 
 
 def _load_category(name: str, folder: Path) -> Category:
