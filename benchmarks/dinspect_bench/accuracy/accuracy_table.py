@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from dinspect_bench.accuracy.means import mean_over_categories, mean_text
 from dinspect_bench.markdown import markdown_table
 from dinspect_bench.records import Record
 
@@ -21,62 +19,10 @@ FIGURES: Mapping[str, str] = {
     "robustness_30": "robustness 30 %",
 }
 """Figures of a table with their headings."""
-NO_MASKS = "no masks"
-MEAN_ROW = "**mean**"
 _GROUP = (
     "dataset", "method", "backbone", "resolution", "runtime", "precision", "search_precision",
     "students_precision", "preprocessing", "selection", "shots",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over several seeds.
-
-    Attributes:
-        mean: Its mean.
-        std: Its standard deviation (n - 1); None for a single seed.
-    """
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
-        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if values[1:] else None)
-
-    def __str__(self) -> str:
-        """As a table has it: ``0.912 ± 0.004``."""
-        return f"{self.mean:.3f}" + ("" if self.std is None else f" ± {self.std:.3f}")
-
-
-def category_spread(records: Iterable[Record], figure: str) -> Spread | None:
-    """A figure of one category over its seeds; None where it has no masks."""
-    values = [record[figure] for record in records if record[figure] is not None]
-    return Spread.of(values) if values else None
-
-
-def mean_spread(by_category: Mapping[str, Sequence[Record]], figure: str) -> Spread | None:
-    """A figure over categories and seeds: of each seed the mean over categories, then their spread.
-
-    This is how the papers count "three independent runs". Categories without masks do not take
-    part, nor do seeds that not every category was measured with.
-
-    Args:
-        by_category: Records by category.
-        figure: Key of the figure.
-    """
-    columns = [
-        {record["seed"]: record[figure] for record in records if record[figure] is not None}
-        for records in by_category.values()
-    ]
-    columns = [column for column in columns if column]
-    if not columns:
-        return None
-    seeds = sorted(set.intersection(*(set(column) for column in columns)))
-    means = [float(np.mean([column[seed] for column in columns])) for seed in seeds]
-    return Spread.of(means) if means else None
 
 
 def format_accuracy(records: Sequence[Record]) -> str:
@@ -92,12 +38,10 @@ def _section(records: Sequence[Record]) -> str:
     by_category: dict[str, list[Record]] = {}
     for record in records:
         by_category.setdefault(record["category"], []).append(record)
-    rows = [
-        [name, _counts(found), *(_cell(category_spread(found, key)) for key in FIGURES)]
-        for name, found in by_category.items()
-    ]
+    rows = [[name, _counts(found), *_figures([found])] for name, found in by_category.items()]
     if len(by_category) > 1:
-        rows.append([MEAN_ROW, "", *(_cell(mean_spread(by_category, key)) for key in FIGURES)])
+        name = f"**mean of {len(by_category)} categories**"
+        rows.append([name, "", *_figures(list(by_category.values()))])
     table = markdown_table(["category", "test images", *FIGURES.values()], rows)
     return f"{_title(records)}\n\n{table}"
 
@@ -130,8 +74,9 @@ def _counts(records: Sequence[Record]) -> str:
     return f"{records[0]['num_good']} good, {records[0]['num_defective']} defective"
 
 
-def _cell(spread: Spread | None) -> str:
-    return NO_MASKS if spread is None else str(spread)
+def _figures(by_category: Sequence[Sequence[Record]]) -> list[str]:
+    """A row's figures, each over all of the categories that have it."""
+    return [mean_text(mean_over_categories(by_category, key), len(by_category)) for key in FIGURES]
 
 
 def _notes(records: Sequence[Record]) -> list[str]:

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dinspect_bench.accuracy.means import mean_over_categories, mean_text
 from dinspect_bench.records import Record
 from dinspect_bench.report.document import (
     NOT_RUN,
     Cell,
     Section,
     Table,
-    share_text,
 )
-from dinspect_bench.report.figures_of_ours import (
-    Measured,
-    accuracy_sources,
-    mean_over_categories,
-)
+from dinspect_bench.report.figures_of_ours import accuracy_sources
 from dinspect_bench.report.paper_comparison import metric_name
 from dinspect_bench.report.record_schema import (
     IMAGE_FIGURES,
@@ -117,17 +113,16 @@ def _rows(group: Group, figures: Sequence[str]) -> list[list[Cell]]:
         label = "all" if shots is None else str(shots)
         for category, records in by_category.items():
             seeds = ", ".join(str(record["seed"]) for record in records)
-            cells = [_figure_text(mean_over_categories([records], key)) for key in figures]
-            rows.append([label, category, seeds, *cells])
-        means = [mean_over_categories(list(by_category.values()), key) for key in figures]
+            rows.append([label, category, seeds, *_cells([records], figures)])
         count = len(by_category)
         what = f"mean of {count} {'category' if count == 1 else 'categories'}"
-        rows.append([label, what, "all of them", *map(_figure_text, means)])
+        means = _cells(list(by_category.values()), figures)
+        rows.append([label, what, "all of them", *means])
     return rows
 
 
-def _figure_text(measured: Measured | str) -> str:
-    return measured if isinstance(measured, str) else share_text(measured.value, measured.std)
+def _cells(by_category: Sequence[Sequence[Record]], figures: Sequence[str]) -> list[str]:
+    return [mean_text(mean_over_categories(by_category, key), len(by_category)) for key in figures]
 
 
 def _notes(group: Group) -> list[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
+from dinspect_bench.accuracy.means import NO_MASKS, mean_over_categories
 from dinspect_bench.papers.tables import PaperFigure, default_preprocessing
 from dinspect_bench.records import Record
 from dinspect_bench.report.document import NOT_RUN
@@ -149,11 +149,6 @@ def latency_source(one: RunRecord) -> Source:
     return Source(one.run, setting_text({**one.values, **said_by_row}))
 
 
-def mean_and_std(values: Sequence[float]) -> Measured:
-    """Mean and standard deviation (n - 1); of a single value there is none."""
-    return Measured(fmean(values), stdev(values) if len(values) > 1 else None)
-
-
 def _is_accuracy_of(record: Record, figure: PaperFigure) -> bool:
     return (
         _is_setting_of(record, figure)
@@ -188,8 +183,7 @@ def _is_setting_of(record: Record, figure: PaperFigure) -> bool:
 
 
 def _one_category(records: Sequence[Record], metric: str) -> Measured | str:
-    values = [record[metric] for record in records]
-    return "no masks" if None in values else mean_and_std(values)
+    return _measured([records], metric)
 
 
 def _mean_of_all(
@@ -199,29 +193,12 @@ def _mean_of_all(
     have = [name for name in names if name in by_category]
     if len(have) < len(names):
         return f"{NOT_RUN} ({len(have)} of {len(names)} categories)"
-    return mean_over_categories([by_category[name] for name in names], figure.metric)
+    return _measured([by_category[name] for name in names], figure.metric)
 
 
-def mean_over_categories(by_category: Sequence[Sequence[Record]], metric: str) -> Measured | str:
-    """Mean over categories of the mean over seeds.
-
-    Its deviation is that of the categories' mean from seed to seed, as the papers print it; there
-    is none unless every category was measured with the same seeds, several of them.
-
-    Args:
-        by_category: Records of each category, one for each seed.
-        metric: Key of the figure.
-
-    Returns:
-        The figure, or ``no masks`` if it is null for a category.
-    """
-    if any(record[metric] is None for records in by_category for record in records):
-        return "no masks"
-    means = [fmean(record[metric] for record in records) for records in by_category]
-    by_seed: dict[Any, list[float]] = {}
-    for records in by_category:
-        for record in records:
-            by_seed.setdefault(record["seed"], []).append(record[metric])
-    is_even = all(len(values) == len(by_category) for values in by_seed.values())
-    spread = [fmean(values) for values in by_seed.values()] if is_even else []
-    return Measured(fmean(means), stdev(spread) if len(spread) > 1 else None)
+def _measured(by_category: Sequence[Sequence[Record]], metric: str) -> Measured | str:
+    """The mean of all of the categories; where one has no masks there is none to compare."""
+    mean = mean_over_categories(by_category, metric)
+    if mean is None or mean.num_categories < len(by_category):
+        return NO_MASKS
+    return Measured(mean.value, mean.std)

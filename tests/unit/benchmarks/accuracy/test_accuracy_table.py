@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dinspect_bench.accuracy.accuracy_table import (
-    FIGURES,
-    category_spread,
-    format_accuracy,
-    mean_spread,
-)
+from dinspect_bench.accuracy.accuracy_table import FIGURES, format_accuracy
+from dinspect_bench.accuracy.means import CategoryMean, mean_over_categories, mean_text
 
 
 def record(category="nut", seed=0, value=0.5, **others):
@@ -35,31 +31,34 @@ def rows_of(text):
 
 def test_figure_of_a_category_is_the_mean_over_seeds():
     found = [record(seed=0, value=0.5), record(seed=1, value=0.7), record(seed=2, value=0.9)]
-    spread = category_spread(found, "image_auroc")
-    assert (spread.mean, spread.std) == (pytest.approx(0.7), pytest.approx(0.2))
-    assert str(spread) == "0.700 ± 0.200"
-    assert str(category_spread(found[:1], "image_auroc")) == "0.500"
+    mean = mean_over_categories([found], "image_auroc")
+    assert mean == CategoryMean(pytest.approx(0.7), pytest.approx(0.2), 1)
+    assert mean_text(mean, 1) == "0.700 ± 0.200"
+    assert mean_text(mean_over_categories([found[:1]], "image_auroc"), 1) == "0.500"
 
 
 def test_overall_mean_is_of_each_seed_first():
     """Its deviation is that of the means, not of single categories."""
-    by_category = {
-        "nut": [record(seed=0, value=0.5), record(seed=1, value=0.7)],
-        "cap": [record("cap", seed=0, value=0.9), record("cap", seed=1, value=0.7)],
-    }
-    spread = mean_spread(by_category, "image_auroc")
-    assert spread.mean == pytest.approx(0.7)
-    assert spread.std == pytest.approx(0.0, abs=1e-12)
+    nut = [record(seed=0, value=0.5), record(seed=1, value=0.7)]
+    cap = [record("cap", seed=0, value=0.9), record("cap", seed=1, value=0.7)]
+    mean = mean_over_categories([nut, cap], "image_auroc")
+    assert mean == CategoryMean(pytest.approx(0.7), pytest.approx(0.0, abs=1e-12), 2)
 
 
-def test_overall_mean_leaves_out_seeds_that_are_not_everywhere():
-    by_category = {
-        "nut": [record(seed=0, value=0.5), record(seed=1, value=0.7)],
-        "cap": [record("cap", seed=1, value=0.9)],
-    }
-    assert mean_spread(by_category, "image_auroc").mean == pytest.approx(0.8)
-    by_category["cap"] = [record("cap", seed=2, value=0.9)]
-    assert mean_spread(by_category, "image_auroc") is None
+def test_mean_over_other_seeds_has_no_deviation():
+    nut = [record(seed=0, value=0.5), record(seed=1, value=0.7)]
+    for seed in (1, 2):
+        mean = mean_over_categories([nut, [record("cap", seed=seed, value=0.9)]], "image_auroc")
+        assert mean == CategoryMean(pytest.approx(0.75), None, 2)
+
+
+def test_mean_says_of_how_many_categories_it_is():
+    bare = [record("cell", seed=seed, value=None) for seed in (0, 1)]
+    nut = [record(seed=0, value=0.5), record(seed=1, value=0.7)]
+    mean = mean_over_categories([bare, nut], "image_auroc")
+    assert mean == CategoryMean(pytest.approx(0.6), pytest.approx(0.02**0.5), 1)
+    assert mean_text(mean, 2) == "0.600 ± 0.141 (mean of 1)"
+    assert mean_text(mean_over_categories([bare], "image_auroc"), 1) == "no masks"
 
 
 def test_tables_have_every_category_and_the_mean():
@@ -77,7 +76,7 @@ def test_tables_have_every_category_and_the_mean():
     rows = rows_of(text)
     assert rows["category"] == ["test images", *FIGURES.values()]
     assert rows["nut"] == ["3 good, 4 defective", *["0.600 ± 0.141"] * len(FIGURES)]
-    assert rows["**mean**"][1] == "0.750 ± 0.071"
+    assert rows["**mean of 2 categories**"][1] == "0.750 ± 0.071"
 
 
 def test_one_category_has_no_mean_row():
@@ -104,7 +103,7 @@ def test_category_without_masks_says_so():
     text = format_accuracy([bare, record("nut", value=0.9)])
     rows = rows_of(text)
     assert rows["cell"][1:] == ["0.500"] * 3 + ["no masks"] * 5
-    assert rows["**mean**"][1:] == ["0.700"] * 3 + ["0.900"] * 5
+    assert rows["**mean of 2 categories**"][1:] == ["0.700"] * 3 + ["0.900 (mean of 1)"] * 5
     assert "cell:" not in text.split("|")[-1]
 
 

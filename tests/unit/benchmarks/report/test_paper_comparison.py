@@ -9,11 +9,7 @@ from hand_written import accuracy, environment, l2bt_accuracy, latency
 
 from dinspect_bench.papers.tables import default_preprocessing, paper_tables, papers
 from dinspect_bench.report.document import Compared
-from dinspect_bench.report.figures_of_ours import (
-    Measured,
-    OurFigures,
-    mean_over_categories,
-)
+from dinspect_bench.report.figures_of_ours import Measured, OurFigures
 from dinspect_bench.report.paper_comparison import metric_name, paper_sections
 from dinspect_bench.report.runs import RunRecord
 from dinspect_bench.report.setting_text import preprocessing_of
@@ -112,16 +108,24 @@ def test_mean_is_there_only_with_all_categories():
     assert mean[2]["2-shot image AUROC"].ours == "not run"
 
 
-def test_mean_over_categories_deviates_from_seed_to_seed():
-    cable = [{"seed": 0, "x": 0.5}, {"seed": 1, "x": 0.7}]
-    bottle = [{"seed": 0, "x": 0.9}, {"seed": 1, "x": 0.7}]
-    assert mean_over_categories([cable, bottle], "x") == Measured(pytest.approx(0.7), 0.0)
-    rising = [{"seed": 0, "x": 0.7}, {"seed": 1, "x": 0.9}]
-    found = mean_over_categories([cable, rising], "x")
-    assert (found.value, found.std) == (pytest.approx(0.7), pytest.approx(0.02**0.5))
-    uneven = mean_over_categories([cable, bottle[:1]], "x")
-    assert uneven == Measured(pytest.approx(0.75), None)
-    assert mean_over_categories([cable, [{"seed": 0, "x": None}]], "x") == "no masks"
+def test_mean_is_not_compared_where_a_category_has_no_masks():
+    every = [accuracy(category=name) for name in MVTEC_AD]
+    every[0]["aupro_30"] = None
+    (mean,) = (row for row in compared("anomaly_dino", "6", of_run(*every)) if row[0] == "mean")
+    assert mean[2]["1-shot AUPRO 30 %"].ours == "no masks"
+    assert mean[2]["1-shot image AUROC"].ours == "0.900"
+
+
+def test_mean_deviates_from_seed_to_seed():
+    every = [
+        accuracy(category=name, seed=seed, image_auroc=0.8 + 0.1 * seed)
+        for name in MVTEC_AD
+        for seed in (0, 1)
+    ]
+    for records, expected in ((every, "0.850 ± 0.071"), (every[:-1], "0.847")):
+        rows = compared("anomaly_dino", "6", of_run(*records))
+        (mean,) = (row for row in rows if row[0] == "mean")
+        assert mean[2]["1-shot image AUROC"].ours == expected
 
 
 def test_category_without_masks_says_so():
