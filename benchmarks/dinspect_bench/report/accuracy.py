@@ -13,7 +13,6 @@ from dinspect_bench.report.document import (
     Section,
     Table,
 )
-from dinspect_bench.report.figures_of_ours import accuracy_sources
 from dinspect_bench.report.paper_comparison import metric_name
 from dinspect_bench.report.record_schema import (
     IMAGE_FIGURES,
@@ -22,6 +21,7 @@ from dinspect_bench.report.record_schema import (
     ROBUSTNESS,
 )
 from dinspect_bench.report.runs import RunRecord
+from dinspect_bench.report.sources import accuracy_sources
 
 _UNUSUAL = {
     "left_out": "Files of the data set that were not measured",

@@ -1,48 +1,29 @@
 """Our figures by the setting a paper prints them for: which records answer to which figure.
 
 Only records of the same setting do: method, data set, category, backbone, resolution, shots,
-preprocessing and whatever departs from the method's default. A mean over the categories is there
-only when all categories of the paper's data set are.
+preprocessing and whatever departs from the method's default, all images of the category measured. A
+mean over the categories is there only when all categories of the paper's data set are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dinspect_bench.accuracy.means import NO_MASKS, mean_over_categories
 from dinspect_bench.papers.tables import PaperFigure, default_preprocessing
 from dinspect_bench.records import Record
 from dinspect_bench.report.document import NOT_RUN
 from dinspect_bench.report.runs import RunRecord
-from dinspect_bench.report.setting_text import preprocessing_of, setting_text
+from dinspect_bench.report.setting_text import preprocessing_of
+from dinspect_bench.report.sources import Source, accuracy_sources, latency_source, said_otherwise
 from dinspect_client.wire import Method
 
 L2BT_EPOCHS = 50
 _WHOLE = (None, "whole_image", "request")
 """Parts of an inspection that are all of it; most records have no part."""
-_DIGEST_SHOWN = 8
-_PARTS = {"search_precision": "search", "students_precision": "students"}
-"""Key of a record of accuracy to what runs in that precision."""
 _DEVIATIONS = {"mean_ms": "std_ms", "memory_bank_s": "memory_bank_std_s"}
 """Latency figures to the key of their deviation."""
-
-
-@dataclass(frozen=True, order=True)
-class Source:
-    """What our figures of one row come from; those of several are told apart.
-
-    Attributes:
-        run: Label of the run.
-        what: Backbone, runtime and so on, for a reader.
-    """
-
-    run: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.run}: {self.what}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,8 @@ class OurFigures:
     """
 
     def __init__(self, accuracy: Iterable[RunRecord], latency: Iterable[RunRecord]) -> None:
-        self._accuracy = list(accuracy)
+        records = list(accuracy)
+        self._accuracy = list(zip(records, accuracy_sources(records), strict=True))
         self._latency = [one for one in latency if one.values["scenario"] == "single_stream"]
 
     def find(self, figure: PaperFigure) -> dict[Source, Measured | str]:
@@ -82,15 +64,12 @@ class OurFigures:
 
     def _find_accuracy(self, figure: PaperFigure) -> dict[Source, Measured | str]:
         by_source: dict[Source, dict[str, list[Record]]] = {}
-        fitting = [one for one in self._accuracy if _is_accuracy_of(one.values, figure)]
-        for one, source in zip(fitting, accuracy_sources(fitting), strict=True):
-            by_category = by_source.setdefault(source, {})
-            by_category.setdefault(one.values["category"], []).append(one.values)
+        for one, source in self._accuracy:
+            if _is_accuracy_of(one.values, figure):
+                by_category = by_source.setdefault(source, {})
+                by_category.setdefault(one.values["category"], []).append(one.values)
         return {
-            source: _one_category(by_category[figure.category], figure.metric)
-            if figure.category is not None
-            else _mean_of_all(by_category, figure)
-            for source, by_category in by_source.items()
+            source: _of_categories(by_category, figure) for source, by_category in by_source.items()
         }
 
     def _find_latency(self, figure: PaperFigure) -> dict[Source, Measured | str]:
@@ -103,52 +82,6 @@ class OurFigures:
         return found
 
 
-def accuracy_sources(records: Sequence[RunRecord]) -> list[Source]:
-    """Where each record of accuracy comes from.
-
-    A data set's cameras need input sizes, and so graphs, of their own; what they have in common is
-    the weights, so these stand for the backbone. Where one category was measured by several graphs
-    of the same weights, the graph does: figures of two exports are never averaged.
-    """
-    graphs: dict[tuple[Any, ...], set[str]] = {}
-    for one in records:
-        graphs.setdefault(_graph_key(one), set()).add(one.values["backbone_sha256"])
-    ambiguous = {key[0] for key, digests in graphs.items() if len(digests) > 1}
-    by_weights = [_accuracy_source(one, _weights_of(one)) for one in records]
-    return [
-        _accuracy_source(one, one.values["backbone_sha256"]) if source in ambiguous else source
-        for one, source in zip(records, by_weights, strict=True)
-    ]
-
-
-def _graph_key(one: RunRecord) -> tuple[Any, ...]:
-    """What one graph answers for: a category at a method's resolution, from one source."""
-    keys = ("dataset", "category", "method", "resolution")
-    return (_accuracy_source(one, _weights_of(one)), *(one.values[key] for key in keys))
-
-
-def _weights_of(one: RunRecord) -> str:
-    return one.values.get("weights_sha256") or one.values["backbone_sha256"]
-
-
-def _accuracy_source(one: RunRecord, digest: str) -> Source:
-    record = one.values
-    parts = [
-        f"{record['backbone']} {digest[:_DIGEST_SHOWN]}",
-        " ".join(record[key] for key in ("runtime", "precision") if record.get(key)),
-        *(f"{part} {record[key]}" for key, part in _PARTS.items() if record.get(key)),
-        record.get("selection") or "",
-        "" if record.get("epochs") is None else f"{record['epochs']} epochs",
-    ]
-    return Source(one.run, ", ".join(part for part in parts if part))
-
-
-def latency_source(one: RunRecord) -> Source:
-    """Where a record of latency comes from; what a row of the papers' says itself is left out."""
-    said_by_row = dict.fromkeys(("resolution", "shots"))
-    return Source(one.run, setting_text({**one.values, **said_by_row}))
-
-
 def _is_accuracy_of(record: Record, figure: PaperFigure) -> bool:
     return (
         _is_setting_of(record, figure)
@@ -157,6 +90,7 @@ def _is_accuracy_of(record: Record, figure: PaperFigure) -> bool:
         and record["shots"] == figure.shots
         and figure.preprocessing in (None, record["preprocessing"])
         and (record["method"] != Method.L2BT or record.get("epochs") in (None, L2BT_EPOCHS))
+        and not said_otherwise(record)
     )
 
 
@@ -182,23 +116,25 @@ def _is_setting_of(record: Record, figure: PaperFigure) -> bool:
     )
 
 
-def _one_category(records: Sequence[Record], metric: str) -> Measured | str:
-    return _measured([records], metric)
-
-
-def _mean_of_all(
+def _of_categories(
     by_category: Mapping[str, Sequence[Record]], figure: PaperFigure
 ) -> Measured | str:
-    names = [one.category for one in default_preprocessing() if one.dataset == figure.dataset]
+    """A figure of one category, or its mean over all categories of the paper's data set."""
+    if figure.category is None:
+        names = [one.category for one in default_preprocessing() if one.dataset == figure.dataset]
+    else:
+        names = [figure.category]
     have = [name for name in names if name in by_category]
     if len(have) < len(names):
         return f"{NOT_RUN} ({len(have)} of {len(names)} categories)"
-    return _measured([by_category[name] for name in names], figure.metric)
-
-
-def _measured(by_category: Sequence[Sequence[Record]], metric: str) -> Measured | str:
-    """The mean of all of the categories; where one has no masks there is none to compare."""
-    mean = mean_over_categories(by_category, metric)
-    if mean is None or mean.num_categories < len(by_category):
+    left_out = sum(_num_left_out(by_category[name]) for name in names)
+    if left_out:  # the paper measured these images, too
+        return f"{NOT_RUN} ({left_out} images left out)"
+    mean = mean_over_categories([by_category[name] for name in names], figure.metric)
+    if mean is None or mean.num_categories < len(names):
         return NO_MASKS
     return Measured(mean.value, mean.std)
+
+
+def _num_left_out(records: Sequence[Record]) -> int:
+    return max(len(record.get("left_out") or ()) for record in records)

@@ -16,7 +16,8 @@ from dinspect_bench.report.document import (
     difference_text,
     value_text,
 )
-from dinspect_bench.report.figures_of_ours import Measured, OurFigures, Source
+from dinspect_bench.report.figures_of_ours import Measured, OurFigures
+from dinspect_bench.report.sources import Source
 
 _DOUBT = " †"
 _RHO = "\N{GREEK SMALL LETTER RHO}"

@@ -24,7 +24,7 @@ _NUMBERS = {
 }
 """Kind of record to the numbers that are settings of its row; texts and truths are settings too."""
 _CHANGING = {
-    "accuracy": ("created", "product", "data_sha256", "texture", "rotated"),
+    "accuracy": ("created", "product", "data_sha256"),
     "latency": ("created", "transport", "response_cache", "requested_precision"),
 }
 """Kind of record to its texts and truths that are no settings, or follow from one."""

@@ -43,11 +43,15 @@ PIXEL_FIGURES = {
 }
 
 
+TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
+
+
 def environment(**changes):
     return copy.deepcopy(ENVIRONMENT) | changes
 
 
 def accuracy(**changes):
+    """A record as `bench-accuracy` writes it, of one shot and what it is told otherwise."""
     return {
         "record": "accuracy",
         "created": CREATED,
@@ -59,8 +63,10 @@ def accuracy(**changes):
         "resolution": 672,
         "shots": 1,
         "seed": 0,
-        "selection": "consecutive",
+        "selection": "consecutive" if changes.get("shots", 1) else "all",
         "preprocessing": "agnostic",
+        "texture": changes.get("category") in TEXTURES and "pad" not in changes.values(),
+        "rotated": False,
         "epochs": None,
         "runtime": "openvino 1.2",
         "precision": "fp32",
@@ -73,6 +79,9 @@ def accuracy(**changes):
         "num_good": 20,
         "num_defective": 63,
         "num_regions": 70,
+        "num_not_outlined": 0,
+        "num_test_learnt_from": 0,
+        "left_out": [],
         "curves": {
             "roc": [[0.0, 0.0], [0.0, 0.8], [1.0, 1.0]],
             "pro": [[0.0, 0.0], [0.2, 0.6], [0.4, 0.8], [1.0, 1.0]],

@@ -96,6 +96,36 @@ def test_record_of_another_setting_is_not_set_beside_it(other):
     assert ours_of(per_category) == {"not run"}
 
 
+def test_category_measured_in_part_is_not_set_beside_it():
+    part = accuracy(left_out=["train/good/1.png", "test/good/2.png"])
+    rows = compared("anomaly_dino", "6", of_run(part))
+    assert rows[0][2]["1-shot image AUROC"].ours == "not run (2 images left out)"
+    assert rows[0][2]["1-shot image AUROC"].difference is None
+    others = [accuracy(category=name) for name in MVTEC_AD if name != "bottle"]
+    (mean,) = (
+        row for row in compared("anomaly_dino", "6", of_run(part, *others)) if row[0] == "mean"
+    )
+    assert mean[2]["1-shot image AUROC"].ours == "not run (2 images left out)"
+
+
+@pytest.mark.parametrize(
+    ("category", "said"), [("bottle", {"texture": True}), ("carpet", {"texture": False})]
+)
+def test_category_that_is_called_otherwise_than_by_the_paper_is_not_set_beside_it(category, said):
+    rows = compared("anomaly_dino", "6", of_run(accuracy(category=category, **said)))
+    assert ours_of(row for row in rows if row[0] == category) == {"not run"}
+
+
+def test_all_images_meet_the_few_shots():
+    every = [
+        l2bt_accuracy(dataset="visa", category=name, shots=shots)
+        for name in VISA
+        for shots in (1, 2, 4, None)
+    ]
+    rows = compared("l2bt", "3", of_run(*every))
+    assert len({source for _, source, _ in rows}) == 1
+
+
 def test_mean_is_there_only_with_all_categories():
     some = of_run(*(accuracy(category=name) for name in MVTEC_AD[:-1]))
     (mean,) = (row for row in compared("anomaly_dino", "6", some) if row[0] == "mean")

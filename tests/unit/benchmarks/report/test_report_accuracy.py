@@ -47,7 +47,29 @@ def test_accuracy_is_a_table_for_each_setting_with_the_mean_of_its_categories():
     ]
     assert rows_of(section.blocks[1])[1]["AUPRO 5 % Q4"] == "0.540"
     assert "l2bt, 1036 px, pad (A: dinov2_vitb14_reg" in titles[2]
-    assert titles[2].endswith("consecutive, 50 epochs)")
+    assert titles[2].endswith("students fp32, 50 epochs)")
+
+
+def test_all_images_stand_in_the_table_of_the_few_shots():
+    records = of_run(l2bt_accuracy(shots=4), l2bt_accuracy())
+    (group,) = group_records(records)
+    assert group.title.endswith("50 epochs, consecutive)")
+    assert [shots for shots, _ in group.by_shots()] == [4, None]
+    several = of_run(
+        l2bt_accuracy(shots=4), l2bt_accuracy(shots=4, selection="random"), l2bt_accuracy()
+    )
+    endings = [group.title.rpartition(", ")[2] for group in group_records(several)]
+    assert endings == ["50 epochs)", "consecutive)", "random)"]
+
+
+def test_figures_of_other_words_about_a_category_are_not_averaged():
+    records = of_run(
+        accuracy(image_auroc=0.9), accuracy(texture=True, image_auroc=0.7), accuracy(category="nut")
+    )
+    plain, said = group_records(records)
+    assert said.title.endswith("bottle as texture, consecutive)")
+    assert [one.values["image_auroc"] for one in said.records] == [0.7]
+    assert len(plain.records) == 2
 
 
 def test_accuracy_of_several_runs_is_never_in_one_table():

@@ -104,7 +104,8 @@ def test_every_setting_of_a_latency_is_a_row_of_its_own(setting):
     "setting",
     [
         {"seed": 1}, {"category": "cable"}, {"epochs": 50}, {"backbone_sha256": "x"},
-        {"selection": "random"}, {"precision": "bf16"}, {"variant": "z"},
+        {"selection": "random"}, {"precision": "bf16"}, {"variant": "z"}, {"texture": True},
+        {"rotated": True}, {"search_precision": "fp32"}, {"students_precision": "bf16"},
     ],
 )  # fmt: skip
 def test_every_setting_of_an_accuracy_is_a_row_of_its_own(setting):
@@ -114,13 +115,12 @@ def test_every_setting_of_an_accuracy_is_a_row_of_its_own(setting):
 
 def test_figures_and_names_of_a_measurement_are_no_settings():
     _, by_kind = told_apart(
-        accuracy(product="accuracy-1", bundle_version=1, data_sha256="a", texture=False),
+        accuracy(product="accuracy-1", bundle_version=1, data_sha256="a"),
         accuracy(
             product="accuracy-2",
             bundle_version=7,
             image_auroc=0.5,
             data_sha256="b",
-            texture=True,
             num_good=3,
         ),
     )
