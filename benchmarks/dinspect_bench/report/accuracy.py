@@ -25,7 +25,7 @@ from dinspect_bench.report.sources import accuracy_sources
 
 _UNUSUAL = {
     "left_out": "Files of the data set that were not measured",
-    "num_test_learnt_from": "Test images that are also among those learnt from",
+    "num_test_learnt_from": "Test images that are also among those learnt from, at the most",
     "num_not_outlined": "Defective images that nobody has outlined, counted per image only",
 }
 """Key of a record to what it counts."""
@@ -135,13 +135,13 @@ def _notes(group: Group) -> list[str]:
 
 
 def _counts(group: Group, key: str) -> dict[str, int]:
-    """Category to a count, where it is not 0; a list counts by its length."""
-    counts = {}
+    """Category to its records' largest count, where it is not 0; a list counts by its length."""
+    counts: dict[str, int] = {}
     for one in group.records:
-        value = one.values.get(key) or 0
+        value, category = one.values.get(key) or 0, one.values["category"]
         number = len(value) if isinstance(value, list) else int(value)
-        if number:
-            counts[one.values["category"]] = number
+        if number > counts.get(category, 0):
+            counts[category] = number
     return counts
 
 

@@ -56,14 +56,17 @@ def _comparison(table: PaperTable, ours: OurFigures) -> Table:
     own = [row for row in table.rows if row[0].method == table.paper]
     found = {figure: ours.find(figure) for row in own for figure in row}
     rows: list[list[Cell]] = []
-    num_run = 0
+    num_run = sum(
+        any(isinstance(one, Measured) for one in found[figure].values())
+        for row in own
+        for figure in row
+    )
     for row in own:
         label = _label(row, _differing(own, by_column=False))
         sources = sorted({source for figure in row for source in found[figure]})
         shown: list[Source | None] = [*sources] or [None]
         for source in shown:
             cells = [_cell(figure, found[figure], source) for figure in row]
-            num_run += sum(cell.difference is not None for cell in cells)
             rows.append([label, NOT_RUN if source is None else str(source), *cells])
     in_columns = _differing(own, by_column=True)
     return Table(

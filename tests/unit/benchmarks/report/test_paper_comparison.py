@@ -188,6 +188,16 @@ def test_precisions_are_never_averaged(key):
     assert [cells["1-shot image AUROC"].ours for _, _, cells in rows] == ["0.900", "0.800"]
 
 
+def test_figure_of_several_sources_counts_once():
+    records = of_run(accuracy()) + of_run(accuracy(), run="B")
+    section = paper_sections(OurFigures(records, []))[0]
+    (table,) = (block for block in section.blocks if block.title == "Table 6")
+    bottle = [row for row in table.rows if row[0] == "bottle"]
+    metrics = sum(cell.difference is not None for cell in bottle[0][2:])
+    assert len(bottle) == 2
+    assert f" figures: {metrics} of ours." in table.notes[0]
+
+
 def test_mean_is_over_the_graphs_of_all_input_sizes():
     """Categories with cameras of other shapes are inspected by other graphs of the same weights."""
     records = of_run(

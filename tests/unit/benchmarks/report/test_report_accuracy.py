@@ -95,11 +95,17 @@ def test_what_was_left_out_of_a_category_is_said():
     notes = accuracy_section(group_records(of_run(odd))).blocks[0].notes
     assert notes == [
         "Files of the data set that were not measured: 2 of bottle.",
-        "Test images that are also among those learnt from: 3 of bottle.",
+        "Test images that are also among those learnt from, at the most: 3 of bottle.",
         "Defective images that nobody has outlined, counted per image only: 8 of bottle.",
     ]
     plain = accuracy(left_out=[], num_test_learnt_from=0)
     assert accuracy_section(group_records(of_run(plain))).blocks[0].notes == []
+
+
+def test_largest_count_of_a_categorys_records_is_said():
+    records = of_run(*(accuracy(seed=n, num_test_learnt_from=n) for n in (0, 2, 1)))
+    (note,) = accuracy_section(group_records(records)).blocks[0].notes
+    assert note.endswith("at the most: 2 of bottle.")
 
 
 def test_without_accuracy_three_sections_say_not_run():
