@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,26 +66,29 @@ class Category:
     rotated: bool = False
     left_out: tuple[Path, ...] = ()
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether any defect is outlined, so that there is something to measure per pixel."""
-        return any(image.mask is not None for image in self.test)
-
     def name_of(self, path: Path) -> str:
         """A file's path within the category, the same on every machine."""
         return path.relative_to(self.folder).as_posix()
 
     def sha256(self) -> str:
-        """Digest of the names and contents of all its files: what exactly is measured.
+        """Digest of roles, names and contents of all its files: what exactly is measured.
 
         Raises:
             DatasetError: If a file cannot be read.
         """
-        masks = [image.mask for image in self.test if image.mask is not None]
         digest = hashlib.sha256()
-        for path in [*self.good, *(image.path for image in self.test), *masks]:
-            digest.update(f"{self.name_of(path)}\n{file_sha256(path)}\n".encode())
+        for role, path in self._roles():
+            digest.update(f"{role}\n{self.name_of(path)}\n{file_sha256(path)}\n".encode())
         return digest.hexdigest()
+
+    def _roles(self) -> Iterator[tuple[str, Path]]:
+        """Every file with what it is for; of VisA's the name does not say in which split it is."""
+        for path in self.good:
+            yield "train", path
+        for image in self.test:
+            yield f"test {image.defect}", image.path
+            if image.mask is not None:
+                yield "mask", image.mask
 
 
 @dataclass(frozen=True)

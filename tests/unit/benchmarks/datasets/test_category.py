@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from small_trees import write_image, write_mask, write_mvtec_category
+from small_trees import (
+    read_split,
+    write_image,
+    write_mask,
+    write_mvtec_category,
+    write_split,
+    write_visa,
+)
 
 from dinspect_bench.datasets.category import first_names
 from dinspect_bench.datasets.mvtec import load_mvtec
+from dinspect_bench.datasets.visa import load_visa
 from dinspect_bench.errors import DatasetError
 
 
@@ -33,6 +41,19 @@ def test_digest_changes_with_every_kind_of_file(tmp_path):
     (folder / "test/good/001.png").rename(folder / "test/good/002.png")
     seen.add(digest_of(folder))
     assert len(seen) == 5
+
+
+def test_digest_changes_with_the_split(tmp_path):
+    """The same files, one of them moved from the last to learn from to the first to inspect."""
+    lines = read_split(write_visa(tmp_path, names=("candle",)))
+    before = load_visa(tmp_path)[0]
+    moved = ["candle,test" + one[12:] if "0003.JPG" in one else one for one in lines]
+    assert sorted(moved) != sorted(lines)
+    write_split(tmp_path, moved)
+    after = load_visa(tmp_path)[0]
+    names = [[*one.good, *(image.path for image in one.test)] for one in (before, after)]
+    assert names[0] == names[1]
+    assert before.sha256() != after.sha256()
 
 
 def test_file_that_vanished_is_named(tmp_path):

@@ -42,7 +42,6 @@ def test_images_come_with_label_and_mask(category):
         ("test/hole/001.png", "hole", "ground_truth/hole/001_mask.png"),
     ]
     assert [image.is_defective for image in found.test] == [False] * 2 + [True] * 4
-    assert found.has_masks
 
 
 def test_mask_may_be_called_as_its_image(category):
@@ -76,7 +75,6 @@ def test_textures_and_rotated_parts_are_known(root):
 
 def test_category_without_ground_truth_has_no_masks(tmp_path):
     found = load_one(write_mvtec_category(tmp_path / "cell", masks=False))
-    assert not found.has_masks
     assert not any(image.mask for image in found.test)
     assert [image.is_outlined for image in found.test] == [True] * 2 + [False] * 4
 
