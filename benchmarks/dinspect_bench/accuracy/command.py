@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinspect_bench.datasets.few_shot import CONSECUTIVE, SELECTIONS
+from dinspect_bench.datasets.few_shot import SELECTIONS
 from dinspect_client import wire
 from dinspect_client.commands import arguments
 from dinspect_client.commands.enroll import PREPROCESSINGS
@@ -151,9 +151,8 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--selection",
         choices=SELECTIONS,
-        default=CONSECUTIVE,
-        help="consecutive slices of the sorted names, as AnomalyDINO's authors take them "
-        "(default), or a draw by the seed",
+        help="consecutive slices of the sorted names, as AnomalyDINO's authors take them, or a "
+        "draw by the seed (default: consecutive for anomaly_dino, random for l2bt, as its paper)",
     )
     group.add_argument(
         "--resolution", type=arguments.positive_int, default=448, metavar="PX", help="default: 448"

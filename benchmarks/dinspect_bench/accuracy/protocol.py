@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from dinspect_bench.datasets.few_shot import CONSECUTIVE
+from dinspect_bench.datasets.few_shot import CONSECUTIVE, RANDOM
 from dinspect_bench.records import Record
 from dinspect_client.wire import Method
 
@@ -15,6 +15,9 @@ DEFAULT_EPOCHS = 50
 FEW_SHOT_PREPROCESSING, FULL_PREPROCESSING = "agnostic", "masking_only"
 """AnomalyDINO's: Tables 6 and 7 rotate every reference, the full-shot row of Table 9a does not."""
 L2BT_PREPROCESSING = "pad"
+ALL_IMAGES = "all"
+USUAL_SELECTIONS = {Method.ANOMALY_DINO: CONSECUTIVE, Method.L2BT: RANDOM}
+"""Of few shots by method: AnomalyDINO's code takes slices, L2BT's Section V says "randomly"."""
 TESTED_MASKING = ("agnostic", "informed", "masking_only")
 """Settings that mask only where a test says so, and never a texture."""
 KNOWN_ROTATION = "informed"
@@ -69,7 +72,7 @@ def plan_protocols(
     shots: Sequence[int | None],
     seeds: Iterable[int],
     *,
-    selection: str = CONSECUTIVE,
+    selection: str | None = None,
     resolution: int = DEFAULT_RESOLUTION_PX,
     preprocessing: str | None = None,
     epochs: int = DEFAULT_EPOCHS,
@@ -83,20 +86,20 @@ def plan_protocols(
         methods: ``anomaly_dino``, ``l2bt``.
         shots: Numbers of images to learn from; None for all.
         seeds: Seeds of the few-shot selection.
-        selection: ``consecutive`` or ``random``.
+        selection: ``consecutive`` or ``random``; None for the paper's, which depends on the method.
         resolution: In pixels.
         preprocessing: Of AnomalyDINO; None for the paper's, which depends on the shots.
         epochs: Of L2BT.
     """
-    chosen = [
-        (count, seed, selection) if count is not None else (None, 0, "all")
-        for count in shots
-        for seed in seeds
-    ]
+    chosen = dict.fromkeys(
+        (count, seed if count is not None else 0) for count in shots for seed in seeds
+    )
     protocols = []
     for method in methods:
         is_l2bt = method == Method.L2BT
-        for count, seed, how in dict.fromkeys(chosen):
+        few = selection or USUAL_SELECTIONS[method]
+        for count, seed in chosen:
+            how = ALL_IMAGES if count is None else few
             usual = FULL_PREPROCESSING if count is None else FEW_SHOT_PREPROCESSING
             setting = L2BT_PREPROCESSING if is_l2bt else preprocessing or usual
             protocols.append(

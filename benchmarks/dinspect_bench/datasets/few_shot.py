@@ -1,12 +1,12 @@
 """Which of a category's good images a few-shot run learns from.
 
 AnomalyDINO's "three independent runs" are consecutive slices of the sorted file names: with two
-shots, seed 0 takes the first two images, seed 1 the third and fourth. That is the default here,
-for only the same images give comparable figures. Neighbours in a folder may be pictures of one
-part, so slices vary less than draws would; ``random`` draws.
+shots, seed 0 takes the first two images, seed 1 the third and fourth. Only the same images give
+comparable figures, so `bench-accuracy` takes slices for AnomalyDINO. Neighbours in a folder may be
+pictures of one part, so slices vary less than draws would; ``random`` draws, as it does for L2BT,
+whose paper selects "randomly" (Section V) and does not say by which seeds.
 
-Source: dammsi/AnomalyDINO `src/detection.py`. L2BT selects "randomly" (its Section V) and does not
-say how.
+Source: dammsi/AnomalyDINO `src/detection.py`.
 """
 
 from __future__ import annotations

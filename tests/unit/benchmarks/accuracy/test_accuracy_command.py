@@ -30,10 +30,10 @@ def nowhere():
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_one_shot_of_anomaly_dino_at_448_px():
     args = build_parser().parse_args(["data"])
     assert (args.method, args.shots, args.seeds) == (["anomaly_dino"], [1], [0, 1, 2])
-    assert (args.selection, args.resolution, args.epochs) == ("consecutive", 448, 50)
+    assert (args.selection, args.resolution, args.epochs) == (None, 448, 50)
     assert (args.preprocessing, args.categories, args.layout) == (None, None, None)
     assert (args.keep, args.json, args.one_geometry) == (False, False, False)
 

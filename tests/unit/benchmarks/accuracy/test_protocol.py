@@ -29,6 +29,13 @@ def test_preprocessing_is_the_papers_unless_it_is_said():
     assert {one.preprocessing for one in said} == {"informed"}
 
 
+def test_selection_is_the_papers_unless_it_is_said():
+    plan = plan_protocols(["anomaly_dino", "l2bt"], [4, None], [1])
+    assert [one.selection for one in plan] == ["consecutive", "all", "random", "all"]
+    said = plan_protocols(["anomaly_dino", "l2bt"], [4], [1], selection="consecutive")
+    assert [one.selection for one in said] == ["consecutive"] * 2
+
+
 def test_each_method_has_its_own_settings():
     bank, students = plan_protocols(["anomaly_dino", "l2bt"], [2], [0], epochs=7, resolution=224)
     assert (bank.epochs, bank.resolution) == (None, 224)
