@@ -29,6 +29,7 @@ from dinspect_bench.accuracy.pixel_metrics import measure_pixels
 from dinspect_bench.machine.environment import describe_environment
 from dinspect_bench.machine.resident_memory import PeakMemory
 from dinspect_bench.records import RecordFile
+from dinspect_client.commands.arguments import int_from_zero, positive_int
 
 PATCH_SIZE_PX = 14
 SIGMA_PX = 4.0
@@ -111,17 +112,47 @@ def measure(num_images: int, size: tuple[int, int], seed: int) -> dict[str, Any]
     }
 
 
+def size_px(text: str) -> tuple[int, int]:
+    """Height and width of ``HEIGHTxWIDTH``, each of a patch at least.
+
+    Raises:
+        ArgumentTypeError: If it is not that.
+    """
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH such as 1024x1024")
+    size = int(height), int(width)
+    if min(size) < PATCH_SIZE_PX:
+        raise argparse.ArgumentTypeError(
+            f"{text} is smaller than a patch of {PATCH_SIZE_PX} x {PATCH_SIZE_PX} pixels"
+        )
+    return size
+
+
+def num_images(text: str) -> int:
+    """A number of images, a good and a defective one at least.
+
+    Raises:
+        ArgumentTypeError: If it is not that.
+    """
+    number = positive_int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"{text} is below 2: a good and a defective image")
+    return number
+
+
 def main() -> None:
     """Measure and print records, one a line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--size", nargs="+", default=["1024x1024"], help="HEIGHTxWIDTH in pixels")
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--size", nargs="+", type=size_px, default=[(1024, 1024)], help="HEIGHTxWIDTH in pixels"
+    )
+    parser.add_argument("--images", type=num_images, default=200, help="every other one is good")
+    parser.add_argument("--seed", type=int_from_zero, default=0)
     parser.add_argument("--output", type=Path, help="file of records to append to")
     args = parser.parse_args()
-    for text in args.size:
-        height, _, width = text.partition("x")
-        record = measure(args.images, (int(height), int(width)), args.seed)
+    for size in args.size:
+        record = measure(args.images, size, args.seed)
         print(json.dumps(record))  # noqa: T201
         if args.output:
             RecordFile(args.output).append(record)

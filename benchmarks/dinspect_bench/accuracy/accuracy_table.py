@@ -14,6 +14,7 @@ FIGURES: Mapping[str, str] = {
     "image_average_precision": "image AP",
     "pixel_auroc": "pixel AUROC",
     "pixel_f1_max": "pixel F1-max",
+    "pixel_average_precision": "pixel AP",
     "aupro_30": "AUPRO 30 %",
     "aupro_05": "AUPRO 5 %",
     "robustness_30": "robustness 30 %",

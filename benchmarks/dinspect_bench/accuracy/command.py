@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dinspect_bench.datasets.category import first_names
 from dinspect_bench.datasets.few_shot import SELECTIONS
 from dinspect_client import wire
 from dinspect_client.commands import arguments
 from dinspect_client.commands.enroll import PREPROCESSINGS
 
 if TYPE_CHECKING:
+    from dinspect_bench.datasets.category import Category
     from dinspect_bench.records import Record
 
 EXIT_OK = 0
@@ -182,6 +184,7 @@ def run_benchmark(args: argparse.Namespace) -> list[Record]:
     dataset = load_dataset(args.data_set, args.layout, args.categories, args.name)
     choices = DataChoices(args.one_geometry, tuple(args.textures), tuple(args.rotated))
     categories = prepare_categories(dataset, choices)
+    _tell_what_is_passed_over(categories)
     protocols = plan_protocols(
         dict.fromkeys(args.method),
         list(dict.fromkeys(args.shots)),
@@ -220,6 +223,17 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
 
     with EmbeddedTriton(args.serve) as server:
         yield server.grpc_url
+
+
+def _tell_what_is_passed_over(categories: Sequence[Category]) -> None:
+    """So that an image of an ending that nobody reads is not missed in silence."""
+    for one in categories:
+        if one.passed_over:
+            named = first_names(map(one.name_of, one.passed_over))
+            _complain(
+                f"{one.name}: {len(one.passed_over)} files are passed over, whose ending is no "
+                f"image's: {named}"
+            )
 
 
 def _shots(text: str) -> int | None:

@@ -56,6 +56,7 @@ class Category:
         rotated: Whether the parts are known to come in any orientation.
         left_out: Files that are in the data set and are not measured, since a product has one
             camera geometry; see `geometry.of_one_geometry`.
+        passed_over: Files in its folders whose ending is no image's.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Category:
     texture: bool = False
     rotated: bool = False
     left_out: tuple[Path, ...] = ()
+    passed_over: tuple[Path, ...] = ()
 
     def name_of(self, path: Path) -> str:
         """A file's path within the category, the same on every machine."""
@@ -108,22 +110,28 @@ class Dataset:
 
 def images_in(folder: Path) -> tuple[Path, ...]:
     """Image files of a folder by name, hidden ones left out; none if there is no such folder."""
-    if not folder.is_dir():
-        return ()
+    return tuple(path for path in _seen_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def other_files_in(folder: Path) -> tuple[Path, ...]:
+    """Files of a folder that `images_in` passes over, hidden ones left out."""
     return tuple(
         path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        for path in _seen_in(folder)
+        if path.suffix.lower() not in IMAGE_SUFFIXES and path.is_file()
     )
 
 
 def folders_in(folder: Path) -> tuple[Path, ...]:
     """Folders in a folder by name, hidden ones left out; none if there is no such folder."""
+    return tuple(path for path in _seen_in(folder) if path.is_dir())
+
+
+def _seen_in(folder: Path) -> list[Path]:
+    """What is in a folder by name, but for hidden files; nothing if there is no such folder."""
     if not folder.is_dir():
-        return ()
-    return tuple(
-        path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")
-    )
+        return []
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
 
 
 def first_names(names: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ from dinspect_bench.datasets.category import (
     first_names,
     folders_in,
     images_in,
+    other_files_in,
     require_both_classes,
 )
 from dinspect_bench.errors import DatasetError
@@ -103,9 +104,16 @@ def _load_category(name: str, folder: Path) -> Category:
         test=(*_masked_images(folder), *_unmasked_images(folder)),
         texture=name in MVTEC_AD_TEXTURES,
         rotated=name in MVTEC_AD_ROTATED,
+        passed_over=_passed_over(folder),
     )
     require_both_classes(category)
     return category
+
+
+def _passed_over(folder: Path) -> tuple[Path, ...]:
+    kinds = [kind for part in (TEST, GROUND_TRUTH, UNMASKED) for kind in folders_in(folder / part)]
+    folders = [folder / TRAIN / GOOD, *kinds]
+    return tuple(path for one in folders for path in other_files_in(one))
 
 
 def _masked_images(folder: Path) -> list[LabelledImage]:

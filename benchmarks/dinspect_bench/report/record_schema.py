@@ -91,7 +91,9 @@ _RATES = Field(
 )
 _SETTING = {"method": _METHOD, "backbone": _TEXT, "resolution": _COUNT, "shots": _COUNT.or_null()}
 IMAGE_FIGURES = ("image_auroc", "image_f1_max", "image_average_precision")
-PIXEL_FIGURES = ("pixel_auroc", "pixel_f1_max", "aupro_30", "aupro_05")
+PIXEL_FIGURES = (
+    "pixel_auroc", "pixel_f1_max", "pixel_average_precision", "aupro_30", "aupro_05"
+)  # fmt: skip
 ROBUSTNESS = ("robustness_30", "robustness_05")
 QUARTILES = tuple(f"aupro_{limit}_q{number}" for limit in ("30", "05") for number in (1, 2, 3, 4))
 

@@ -102,8 +102,8 @@ def test_category_without_masks_says_so():
     bare = record("cell", num_regions=None, num_not_outlined=4, **nothing)
     text = format_accuracy([bare, record("nut", value=0.9)])
     rows = rows_of(text)
-    assert rows["cell"][1:] == ["0.500"] * 3 + ["no masks"] * 5
-    assert rows["**mean of 2 categories**"][1:] == ["0.700"] * 3 + ["0.900 (mean of 1)"] * 5
+    assert rows["cell"][1:] == ["0.500"] * 3 + ["no masks"] * 6
+    assert rows["**mean of 2 categories**"][1:] == ["0.700"] * 3 + ["0.900 (mean of 1)"] * 6
     assert "cell:" not in text.split("|")[-1]
 
 

@@ -45,6 +45,22 @@ def test_record_of_a_small_class_is_whole(monkeypatch, tmp_path, capsys):
     assert record["environment"]["packages"]["numpy"] == np.__version__
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--size", "64", "'64' is not HEIGHTxWIDTH"), ("--size", "axb", "is not HEIGHTxWIDTH"),
+        ("--size", "8x64", "smaller than a patch"), ("--images", "1", "1 is below 2"),
+        ("--images", "0", "0 is not a positive number"), ("--seed", "-1", "-1 is below 0"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_told(monkeypatch, capsys, option, value, why):
+    monkeypatch.setattr(sys, "argv", ["metrics_speed.py", f"{option}={value}"])
+    with pytest.raises(SystemExit) as caught:
+        metrics_speed.main()
+    assert caught.value.code == 2
+    assert why in capsys.readouterr().err
+
+
 def test_maps_are_held_once(tmp_path):
     """About 4 bytes a pixel are asked of the system at the most, however many images there are."""
     maps, masks = metrics_speed.write_class(tmp_path, 60, (140, 210), seed=1)

@@ -55,8 +55,12 @@ def test_what_is_no_image_is_left_out(category):
         (category / folder / "Thumbs.db").write_bytes(b"")
         (category / folder / ".hidden.png").write_bytes(b"")
     (category / "test/.cache").mkdir()
-    assert len(load_one(category).test) == 6
-    assert len(load_one(category).good) == 5
+    found = load_one(category)
+    assert (len(found.test), len(found.good)) == (6, 5)
+    assert {found.name_of(path) for path in found.passed_over} == {
+        "train/good/Thumbs.db", "test/crack/Thumbs.db", "ground_truth/crack/Thumbs.db",
+        "test/good/Thumbs.db",
+    }  # fmt: skip
 
 
 def test_categories_are_alphabetical_and_chosen_by_name(root):

@@ -35,6 +35,7 @@ QUARTILES = {
 PIXEL_FIGURES = {
     "pixel_auroc": 0.95,
     "pixel_f1_max": 0.4,
+    "pixel_average_precision": 0.35,
     "aupro_30": 0.8,
     "aupro_05": 0.5,
     "robustness_30": 0.7,

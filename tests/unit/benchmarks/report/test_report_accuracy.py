@@ -66,7 +66,7 @@ def test_figures_of_other_words_about_a_category_are_not_averaged():
     records = of_run(
         accuracy(image_auroc=0.9), accuracy(texture=True, image_auroc=0.7), accuracy(category="nut")
     )
-    plain, said = group_records(records)
+    said, plain = group_records(records)
     assert said.title.endswith("bottle as texture, consecutive)")
     assert [one.values["image_auroc"] for one in said.records] == [0.7]
     assert len(plain.records) == 2
