@@ -198,6 +198,30 @@ def test_killed_run_goes_on_where_it_was(served, client, data_set, tmp_path):
     assert ours(client) == []
 
 
+def test_finished_training_outlives_a_kill_during_the_inspection(
+    served, client, data_set, tmp_path
+):
+    """The time that a training took is in its checkpoint: of one from zero it would be another."""
+    output = tmp_path / "cells.jsonl"
+    command = [str(data_set), "--method", "l2bt", "--shots", "full", "--epochs", "3"]
+    command += ["--url", served.grpc_url, "--output", str(output)]
+    with subprocess.Popen(
+        [sys.executable, "-c", ENTRY, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        while process.poll() is None and not ours(client):
+            time.sleep(0.02)  # until it is trained, and its first image is being inspected
+        process.send_signal(signal.SIGKILL)
+    (product,) = ours(client)
+    trained = client.history(product, method="l2bt").in_force.training
+    assert not output.exists()
+    assert main(command) == 0
+    (record,) = read_records(output)
+    assert record["product"] == product
+    assert record["training"] == trained
+    assert ours(client) == []
+    assert not (tmp_path / "cells_work").exists()
+
+
 def test_input_size_that_is_not_served_is_told(served, client, data_set, tmp_path, capsys):
     narrow = tmp_path / "narrow"
     for path in data_set.rglob("*.png"):
