@@ -95,8 +95,8 @@ def run_accuracy(
         The records of all that is asked for, measured now or before.
 
     Raises:
-        BenchmarkError, InspectionError, ServerError, ExportError: See `measurement.measure`; what
-            was measured before stays on record.
+        BenchmarkError, InspectionError, ServerError, ExportError, OSError: See
+            `measurement.measure`; what was measured before stays on record.
     """
     wanted = [
         Measurement(dataset, category, protocol, digest)

@@ -78,9 +78,10 @@ def test_too_many_shots_are_told_before_the_server_is_asked(folder, nowhere, tmp
     assert "slice 2 of 2 shots needs 6 good images" in capsys.readouterr().err
 
 
-def test_files_that_are_passed_over_are_told(folder, nowhere, capsys):
+def test_files_that_are_passed_over_are_told(folder, nowhere, tmp_path, capsys):
     (folder / "train/good/007.gif").write_bytes(b"GIF89a")
-    assert main([str(folder), "--seeds", "0", "--url", nowhere]) == 3
+    output = str(tmp_path / "out.jsonl")
+    assert main([str(folder), "--seeds", "0", "--url", nowhere, "--output", output]) == 3
     told = capsys.readouterr().err
     assert "nut: 1 files are passed over, whose ending is no image's: train/good/007.gif" in told
 
