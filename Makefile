@@ -18,7 +18,7 @@ demo: $(INSTALLED)  ## inspect real solar cells through a real Triton server -> 
 	$(BIN)/dinspect demo --output out/demo --build build
 
 test: $(INSTALLED)  ## run every test that needs no GPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check .

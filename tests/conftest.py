@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import dinspect_client.wire
 
@@ -15,11 +17,11 @@ sys.modules.setdefault("wire", dinspect_client.wire)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder, and run what needs the server last."""
+    """Mark by folder; what needs the server takes longest and is begun first."""
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.integration)
-    items.sort(key=lambda item: "integration" in item.path.parts)
+    items.sort(key=lambda item: "integration" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
@@ -41,15 +43,7 @@ def split(cells):
 @pytest.fixture(scope="session")
 def description(split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished build of the packaged ViT-S/14 at 448 x 448 and 448 x 588, by its description."""
-    from integration.builds import describe
-
-    from dinspect_export.build import build
-    from dinspect_export.description import read_description
-
-    path = describe(tmp_path_factory.mktemp("plant"), split, [448, "448x588"])
-    outcomes = list(build(read_description(path)))
-    assert [outcome.action for outcome in outcomes] == ["built", "built"]
-    return path
+    return _build_once("plant", split, [448, "448x588"], tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -97,14 +91,8 @@ def served_fp32(artefacts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def served_sizes(split, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     """A real server in FP32 of the paper's other resolutions, and of a 3:4 camera held upright."""
-    from integration.builds import describe
-
-    from dinspect_export.build import build
-    from dinspect_export.description import read_description
-
     sizes = [224, 672, 896, "294x224", "588x448"]
-    path = describe(tmp_path_factory.mktemp("sizes"), split, sizes)
-    assert len(list(build(read_description(path)))) == len(sizes)
+    path = _build_once("sizes", split, sizes, tmp_path_factory)
     artefacts = path.parent / "build" / "artefacts"
     yield from _serve(artefacts, tmp_path_factory.mktemp("served_sizes"), "fp32")
 
@@ -116,6 +104,26 @@ def cookies() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no {folder}")
     return folder
+
+
+def _build_once(name: str, split, sizes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished build that all processes of a test run share; the path of its description."""
+    from integration.builds import describe
+
+    from dinspect_export.build import build
+    from dinspect_export.description import read_description
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        path = describe(folder, split, sizes)
+        outcomes = list(build(read_description(path)))
+    assert [outcome.action for outcome in outcomes] in (
+        ["built"] * len(sizes),
+        ["current"] * len(sizes),
+    )
+    return path
 
 
 def _serve(artefacts_dir: Path, repository: Path, precision: str) -> Iterator:

@@ -176,9 +176,9 @@ def test_committed_session_is_closed(client, images):
 
 
 def test_session_enrols_one_product_and_every_image_has_its_name(client, images):
-    enroll(client, "first", images[:1], session="s4", commit=False, num_staged=0, **PLAIN)
-    with pytest.raises(InferenceServerException, match="'s4' enrols 'first', not 'second'"):
-        enroll(client, "second", images[1:2], session="s4", num_staged=1)
+    enroll(client, "begun", images[:1], session="s4", commit=False, num_staged=0, **PLAIN)
+    with pytest.raises(InferenceServerException, match="'s4' enrols 'begun', not 'mistaken'"):
+        enroll(client, "mistaken", images[1:2], session="s4", num_staged=1)
     with pytest.raises(InferenceServerException, match="1 image_names for 2 images"):
-        enroll(client, "named", images[:2], image_names=["only"])
-    assert not {"first", "second", "named"} & {one["product"] for one in listed(client)}
+        enroll(client, "misnamed", images[:2], image_names=["only"])
+    assert not {"begun", "mistaken", "misnamed"} & {one["product"] for one in listed(client)}

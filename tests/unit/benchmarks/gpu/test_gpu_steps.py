@@ -148,7 +148,9 @@ def test_task_is_ended_in_time_with_all_it_started(script, tmp_path):
     assert (outcome.status, outcome.reason) == ("timed out", "after 4 s")
     assert time.monotonic() - started < 30
     child = Path(f"/proc/{(tmp_path / 'child').read_text()}/status")
-    assert not child.exists() or "State:\tZ" in child.read_text()
+    while child.exists() and "State:\tZ" not in child.read_text():
+        assert time.monotonic() - started < 30  # a busy machine takes a moment to end the killed
+        time.sleep(0.1)
 
 
 def test_what_there_is_no_time_for_is_left_and_the_page_is_written(run, script, tmp_path):

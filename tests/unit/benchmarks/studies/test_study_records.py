@@ -125,5 +125,5 @@ def test_process_that_ends_counts_no_more():
 
 
 def test_model_that_has_no_process_is_named():
-    with pytest.raises(BenchmarkError, match="no process for model cosine_knn_448"):
-        model_process(psutil.Process().pid, "cosine_knn_448")
+    with pytest.raises(BenchmarkError, match="no process for model nobody_serves_it"):
+        model_process(psutil.Process().pid, "nobody_serves_it")
