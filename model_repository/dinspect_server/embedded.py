@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -25,11 +24,12 @@ from dinspect_server.assemble import (
     RECORD_FILE,
     lock_repository,
 )
-from dinspect_server.errors import AssemblyError, InstallationError, StartError
+from dinspect_server.errors import AssemblyError, StartError
 from dinspect_server.installation import Installation, find_installation, free_ports
 from dinspect_server.known_answer import check_round_trip
 from dinspect_server.model_sources import MODELS_FOLDER
 from dinspect_server.supervisor import StubSupervisor
+from dinspect_server.tied_process import tied_command
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ _STUB_SHARED_MEMORY_BYTES = 16 << 20
 _LOG_TAIL_LINES = 8
 _LOG_ERROR_LINES = 40
 _LOG_PREFIX = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d")
-_PR_SET_PDEATHSIG = 1
 _ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _GRPC_DIRECTLY = [
@@ -51,7 +50,6 @@ _GRPC_DIRECTLY = [
     ("grpc.max_receive_message_length", 2**31 - 1),
     ("grpc.enable_http_proxy", 0),
 ]
-_LIBC = ctypes.CDLL(None)  # loaded here: a freshly forked child must not import anything
 
 
 @dataclass(frozen=True)
@@ -194,12 +192,11 @@ class EmbeddedTriton:
             self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
         with self.log_path.open("wb") as log:
             return subprocess.Popen(
-                self._command(installation),
+                tied_command(self._command(installation)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=_environment(installation),
-                preexec_fn=_die_with_parent,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
             )
 
@@ -330,9 +327,3 @@ def _environment(installation: Installation) -> dict[str, str]:
     )
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return environment
-
-
-def _die_with_parent() -> None:
-    """In the child: end when the parent is killed, so that no server is left behind."""
-    if _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
-        raise InstallationError("cannot tie the server to this process (prctl failed)")

@@ -144,7 +144,7 @@ def run_task(command: Sequence[str], environment: dict[str, str], limit_s: float
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
-        preexec_fn=os.setpgrp,  # a group of its own, to end it as a whole
+        start_new_session=True,  # a group of its own, to end it as a whole
     )
     try:
         output, _ = process.communicate(timeout=limit_s)
