@@ -12,6 +12,9 @@ from filelock import FileLock
 
 import dinspect_client.wire
 
+# Two test processes share the cores: a thread that waits must not spin. Read when PyTorch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # The models' sources import the wire contract as their sibling `wire`, as the assembler places it.
 sys.modules.setdefault("wire", dinspect_client.wire)
 

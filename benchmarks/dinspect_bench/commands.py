@@ -17,7 +17,13 @@ _STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "banks": (
         "banks.md",
-        {"num_large": 10, "num_rounds": 1, "num_samples": 3, "precisions": ("auto",)},
+        {
+            "num_large": 10,
+            "num_rounds": 1,
+            "num_samples": 3,
+            "num_held_out": 5,
+            "precisions": ("auto",),
+        },
     ),
     "products": ("products.md", {"num_products": 6, "num_loaded": 3, "num_requests": 30}),
     "zero-shot": ("zero-shot.md", {"kinds": ("mono",), "num_images": 10}),

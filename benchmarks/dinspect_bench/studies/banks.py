@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from dinspect_client.results import Inspection
 
 SMALL, LARGE = 8, 200
-NUM_HELD_OUT = 60
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ def run_bank_study(
     num_large: int = LARGE,
     num_rounds: int = 5,
     num_samples: int = 20,
+    num_held_out: int = 60,
 ) -> str:
     """Enrol, measure and write the table; each precision gets a server of its own.
 
@@ -80,6 +80,7 @@ def run_bank_study(
         num_large: Images of the large banks.
         num_rounds: How often every bank is measured.
         num_samples: Requests per bank and round.
+        num_held_out: Cells to inspect of each class.
 
     Returns:
         The table.
@@ -93,11 +94,12 @@ def run_bank_study(
             "num_large": num_large,
             "num_rounds": num_rounds,
             "num_samples_each": num_samples,
+            "num_held_out": num_held_out,
         }
         found = [records.find(product=case.product, **settings) for case in cases]
         known = [record for record in found if record is not None]
         if len(known) < len(cases):
-            fresh = _measure_precision(artefacts_dir, precision, cases, num_rounds, num_samples)
+            fresh = _measure_precision(artefacts_dir, precision, cases, settings)
             known = [settings | record for record in fresh]
             for record in known:
                 records.append(record)
@@ -111,14 +113,14 @@ def _measure_precision(
     artefacts_dir: Path,
     precision: str,
     cases: Sequence[BankCase],
-    num_rounds: int,
-    num_samples: int,
+    settings: Record,
 ) -> list[Record]:
     from dinspect_client import InspectionClient
 
     max_references = max(case.num_references for case in cases)
-    split = split_cells(load_elpv(), "mono", 0, max_references, NUM_HELD_OUT, NUM_HELD_OUT)
-    labels = [False] * NUM_HELD_OUT + [True] * NUM_HELD_OUT
+    num_held_out, num_samples = settings["num_held_out"], settings["num_samples_each"]
+    split = split_cells(load_elpv(), "mono", 0, max_references, num_held_out, num_held_out)
+    labels = [False] * num_held_out + [True] * num_held_out
     images = [path.read_bytes() for path in split.held_out]
     found = []
     with (
@@ -136,7 +138,9 @@ def _measure_precision(
                 client.inspect(case.product, image, with_map=False) for image in images
             ]
         runs: dict[str, list[SingleStreamRun]] = {case.product: [] for case in cases}
-        for _ in tqdm(range(num_rounds), desc=f"rounds, {precision}", leave=False, disable=None):
+        for _ in tqdm(
+            range(settings["num_rounds"]), desc=f"rounds, {precision}", leave=False, disable=None
+        ):
             for case in cases:
                 runs[case.product].append(
                     _run(client, server.grpc_url, case.product, images, num_samples)
@@ -211,6 +215,7 @@ def _score_error(answers: Sequence[Inspection], exact: Sequence[Inspection]) -> 
 
 def format_banks(records: Sequence[Record]) -> str:
     """The table, in Markdown."""
+    num_held_out = records[0]["num_held_out"]
     rows = []
     for record in records:
         same = [r for r in records if r["requested_precision"] == record["requested_precision"]]
@@ -248,7 +253,7 @@ def format_banks(records: Sequence[Record]) -> str:
         "A 300 x 300 PNG in, score and map out, through gRPC, ViT-S/14 at 448, one request at a "
         f"time; {records[0]['num_samples']} samples per bank, all in turn. The search step is "
         "the whole `cosine_knn` model and its share that of all steps' compute time, as Triton "
-        f"counts them. AUROC of {NUM_HELD_OUT} functional and {NUM_HELD_OUT} defective "
+        f"counts them. AUROC of {num_held_out} functional and {num_held_out} defective "
         "monocrystalline cells, seed 0, with the demo's weights.\n\n"
         + markdown_table(head, rows)
         + f"\nMeasured by `dinspect study banks` on {measured_on()}\n"

@@ -58,7 +58,7 @@ def bank_record(product, p50_ms, auroc, score_error=None):
         "requested_precision": "auto", "precision": "fp32", "search_precision": "bf16",
         "case": product, "product": product, "num_patches": 8192, "p50_ms": p50_ms,
         "search_ms": 10.0, "search_share": 0.061, "auroc": auroc, "score_error": score_error,
-        "num_samples": 100,
+        "num_samples": 100, "num_held_out": 30,
     }  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def test_banks_are_compared_with_few_images_and_with_exact_search():
         [bank_record("small", 200, 0.7), bank_record("exact", 500, 0.9, 0.0),
          bank_record("ivf", 300, 0.898, 0.05)]
     )  # fmt: skip
+    assert "AUROC of 30 functional and 30 defective" in table
     small, exact, ivf = rows(table)
     assert [row[4] for row in (small, exact, ivf)] == ["1.00", "2.50", "1.50"]
     assert small[6:] == ["6 %", "0.7000", "", ""]
