@@ -173,7 +173,7 @@ class Preprocessing:
         texture: What was said of the parts: a surface without background.
         rotations_deg: Angles of each reference in the memory bank, counter-clockwise.
         masked: Whether the background of inspected images is masked.
-        masking_test: What the masking test on the references found; None without a test.
+        masking_test: What the masking test on the first reference found; None without a test.
         foreground_share: Smallest and largest share of foreground patches among the references;
             None when not masked.
     """

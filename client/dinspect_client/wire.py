@@ -255,7 +255,7 @@ class ZeroShotOption:
     NUM_STAGED = "num_staged"  # int: images that earlier parts of the session brought
     IMAGE_NAMES = "image_names"  # list of str: of this part, used in errors and reports
     RESOLUTION = "resolution"  # int: shorter edge in pixels, default the served one
-    MASKING = "masking"  # str: test (default, on all images), always, never
+    MASKING = "masking"  # str: test (default, on the first image), always, never
     ALPHA = "alpha"  # float in (0, 1): share of the nearest distances, default 0.001
     STATISTIC = "statistic"  # str: max (default, the paper's) or mean (the authors' code)
     IMAGE_SCORE = "image_score"  # str: as EnrollOption.IMAGE_SCORE

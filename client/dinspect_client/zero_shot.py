@@ -62,8 +62,8 @@ class ZeroShot(Connection):
             images: At least two images of one camera, each as in ``inspect``; files are read one
                 part at a time.
             resolution: Shorter edge in pixels.
-            masking: ``test`` (the masking test decides, by more than half of the images),
-                ``always`` or ``never``.
+            masking: ``test`` (the masking test on the first image decides), ``always`` or
+                ``never``.
             alpha: Share in (0, 1) of the nearest distances that counts.
             statistic: ``max`` of them, as in the paper, or ``mean``, as in the authors' code.
             image_score: ``mean_top1p``, ``mean_top1p_foreground``, ``max`` or ``max_map``.

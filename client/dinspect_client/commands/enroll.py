@@ -107,7 +107,7 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
         "--preprocessing",
         choices=PREPROCESSINGS,
         help="background masking and rotation of the images: agnostic (default: masking if a test "
-        "on the references says so, each image turned in 8 steps), informed (turned only with "
+        "on the first image says so, each image turned in 8 steps), informed (turned only with "
         "--rotated), masking_only, or a row of the paper's Table 9b",
     )
     group.add_argument(

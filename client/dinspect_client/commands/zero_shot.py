@@ -53,7 +53,7 @@ class ZeroShotCommand:
         group.add_argument(
             "--masking",
             choices=MASKINGS,
-            help="of the background: if a test on all images says so (default), always, never",
+            help="of the background: if a test on the first image says so (default), always, never",
         )
         arguments.add_image_score(group)
         parser.add_argument(

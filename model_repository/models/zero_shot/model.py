@@ -72,8 +72,8 @@ class TritonPythonModel:
         report = {
             "session": options.session,
             "num_staged": len(batch.members) if batch else 0,
-            "masked": batch.masking.masked if batch else None,
-            "masking_test": batch.masking.to_dict() if batch else None,
+            "masked": batch.masked if batch else None,
+            "masking_test": batch.masking_test if batch else None,
         }
         return [text_tensor(ZERO_SHOT_REPORT.name, [json.dumps(report)])]
 

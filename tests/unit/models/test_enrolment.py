@@ -32,6 +32,7 @@ from enrolment import Enrolment
 from foreground import foreground_mask
 from image_preparation import backbone_pixels
 from inverted_lists import default_num_lists
+from masking_test import masking_test
 from nearest_neighbours import unit_vectors
 from preprocessing import ROTATIONS_DEG, rotate
 from refusals import InspectionRefused
@@ -110,36 +111,20 @@ def test_images_are_known_by_name_and_digest(tmp_path):
 # ----- masking ------------------------------------------------------------------------------------
 
 
-def test_references_decide_whether_the_product_is_masked(tmp_path):
+def test_first_reference_decides_whether_the_product_is_masked(tmp_path):
     """`part` passes the masking test, `surface` fills its image and fails."""
-    outcomes = [(part(0), True), (surface(0), False), (part(1), True), (surface(1), False)]
-    enrolment = begun(tmp_path, EnrolOptions())
-    assert enrolment.masked is None
-    for number, (image, masked) in enumerate(outcomes):
-        enrolment.add(f"{number}.png", png(image), "reference", tokens_of)
-        assert enrolment.masked is masked
-        assert enrolment.masking_test["num_images"] == number + 1
-        assert enrolment.masking_test["num_passed"] == number // 2 + 1
-    add(enrolment, [part(2), part(3)], "good")  # which have no say
-    assert enrolment.masked is False
-    assert enrolment.masking_test["num_images"] == 4
-
-
-def test_what_is_masked_is_what_was_decided_at_last(tmp_path):
-    everything = np.ones(GRID, bool)
-    enrolment = add(begun(tmp_path, EnrolOptions()), [part(0)])
-    add(enrolment, [part(1)], "good")
-    masks = [foreground_mask(tokens_of(part(seed)), GRID) for seed in (0, 1)]
-    assert not masks[0].all()
-    for found, mask in zip(
-        (enrolment.reference_foreground, enrolment.good_foreground), masks, strict=True
-    ):
-        assert np.array_equal(found, [mask])
-    assert np.array_equal(enrolment.foreground(tokens_of(part(0))), masks[0])
-    enrolment.add("late.png", png(surface(0)), "reference", tokens_of)
-    assert np.array_equal(enrolment.reference_foreground, [everything] * 2)
-    assert np.array_equal(enrolment.good_foreground, [everything])
-    assert np.array_equal(enrolment.foreground(tokens_of(part(0))), everything)
+    passes, fails = (
+        masking_test(tokens_of(part(0)), GRID),
+        masking_test(tokens_of(surface(0)), GRID),
+    )
+    assert passes.passed
+    assert not fails.passed
+    for images, test in (((part(0), surface(0)), passes), ((surface(0), part(0)), fails)):
+        enrolment = begun(tmp_path, EnrolOptions())
+        assert enrolment.masked is None
+        add(enrolment, images)
+        assert enrolment.masked is test.passed
+        assert enrolment.masking_test == test.to_dict()
 
 
 @pytest.mark.parametrize(

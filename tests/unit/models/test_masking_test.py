@@ -7,7 +7,7 @@ import pytest
 from masks import box, tokens_of
 from reference import anomaly_dino_reference as reference
 
-from masking_test import MaskingDecision, masking_test
+from masking_test import masking_test
 
 
 def test_whole_objects_pass():
@@ -92,9 +92,7 @@ def test_a_mask_with_nothing_to_hide_fails():
 
 
 def test_summary_is_json_by_name():
-    decision = MaskingDecision(None)
-    decision.consider(tokens_of(with_hole(8, 8)), (30, 30))
-    summary = decision.to_dict()
+    summary = masking_test(tokens_of(with_hole(8, 8)), (30, 30)).to_dict()
     assert json.loads(json.dumps(summary)) == {
         "passed": False,
         "reason": "Background enclosed by foreground is 4.0% of the image, and may be 1% at most: "
@@ -104,8 +102,6 @@ def test_summary_is_json_by_name():
         "border_share": 0.0,
         "hole_share": 0.04,
         "stability": 1.0,
-        "num_images": 1,
-        "num_passed": 0,
     }
 
 
@@ -161,63 +157,6 @@ def test_a_cell_fills_its_image(torch_backbone, cells):
         assert not masking_test(tokens, (32, 32)).passed
 
 
-# ----- the decision -------------------------------------------------------------------------------
-
-GOOD = tokens_of(box((32, 32), (8, 24), (8, 24)))
-BAD = tokens_of(box((32, 32), (0, 32), (8, 24)))
-
-
-def decided(*images, said=None):
-    decision = MaskingDecision(said)
-    for tokens in images:
-        decision.consider(tokens, (32, 32))
-    return decision
-
-
-@pytest.mark.parametrize(
-    ("images", "masked", "passed"),
-    [
-        ([], None, 0),
-        ([GOOD], True, 1),
-        ([BAD], False, 0),
-        ([GOOD, BAD], False, 1),
-        ([BAD, GOOD, GOOD], True, 2),
-        ([GOOD, GOOD, BAD, BAD], False, 2),
-        ([GOOD, BAD, GOOD, GOOD], True, 3),
-    ],
-)
-def test_more_than_half_of_the_images_must_pass(images, masked, passed):
-    decision = decided(*images)
-    assert decision.masked is masked
-    if images:
-        summary = decision.to_dict()
-        assert summary["passed"] is masked
-        assert (summary["num_images"], summary["num_passed"]) == (len(images), passed)
-        assert ("border" in summary["reason"]) is not masked
-    else:
-        assert decision.to_dict() is None
-
-
-@pytest.mark.parametrize("said", [True, False])
-def test_what_was_said_needs_no_test(said):
-    decision = decided(BAD, GOOD, said=said)
-    assert decision.masked is said
-    assert decision.to_dict() is None
-
-
-def test_masks_count_only_where_something_is_masked():
-    mask = box((4, 4), (1, 2), (1, 2))
-    for images, expected in (([GOOD], mask), ([BAD], np.ones((4, 4), bool))):
-        found = decided(*images).applied([mask, mask])
-        assert len(found) == 2
-        for one in found:
-            np.testing.assert_array_equal(one, expected)
-            assert one.dtype == bool
-
-
-def test_tokens_that_are_not_finite_have_no_say():
-    tokens = np.full((64, 4), np.nan, np.float32)
-    decision = MaskingDecision(None)
+def test_tokens_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite"):
-        decision.consider(tokens, (8, 8))
-    assert decision.tests == []
+        masking_test(np.full((64, 4), np.nan, np.float32), (8, 8))

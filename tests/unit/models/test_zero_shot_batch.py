@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import masking_test
 import memory_bank
 import zero_shot_batch
 from memory_bank import RowFile
@@ -89,7 +87,7 @@ def test_order_of_images_does_not_matter(filled):
         )
 
 
-def test_masked_patches_are_zero(filled, monkeypatch):
+def test_masked_patches_are_zero_and_the_first_image_decides(filled, monkeypatch):
     mask = np.eye(4, dtype=bool)
     monkeypatch.setattr(zero_shot_batch, "foreground_mask", lambda tokens, grid: mask)
     images = [picture(seed, centre=(seed * 60, 100, 100)) for seed in range(3)]
@@ -97,36 +95,9 @@ def test_masked_patches_are_zero(filled, monkeypatch):
     plain = filled(images, masking="never")
     np.testing.assert_array_equal(masked.distances(1), np.where(mask, plain.distances(1), 0))
     assert masked.score(1, masked.distances(1)) == masked.distances(1).max()
-    assert (masked.masking.masked, plain.masking.masked) == (True, False)
-    counted = []
-    monkeypatch.setattr(
-        zero_shot_batch,
-        "image_score",
-        lambda name, distances, foreground, *_: counted.append(foreground) or 0.0,
-    )
-    for one in (masked, plain):
-        one.score(1, one.distances(1))
-    np.testing.assert_array_equal(counted, [mask, np.ones((4, 4), bool)])
-
-
-class Outcome(NamedTuple):
-    passed: bool
-
-
-def test_more_than_half_of_the_images_decide_on_the_mask(batch, monkeypatch):
-    mask = np.eye(4, dtype=bool)
-    monkeypatch.setattr(zero_shot_batch, "foreground_mask", lambda tokens, grid: mask)
-    tests = iter([False, True, True])
-    monkeypatch.setattr(masking_test, "masking_test", lambda tokens, grid: Outcome(next(tests)))
-    one = batch()
-    assert one.masking.masked is None
-    for seed, masked in enumerate([False, False, True]):
-        one.add((f"{seed}.png",), [picture(seed, centre=(seed * 60, 100, 100))], tokens_of)
-        assert one.masking.masked is masked
-        if seed:
-            zeros = one.distances(0)[~mask] == 0
-            assert zeros.all() == masked
-    assert one.masking.tests == [Outcome(False), Outcome(True), Outcome(True)]
+    tested = filled(images)  # a colour in the middle is no object to the test
+    assert (masked.masked, plain.masked) == (True, False)
+    assert tested.masked is tested.masking_test["passed"]
 
 
 @pytest.mark.parametrize(

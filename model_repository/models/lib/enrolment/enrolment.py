@@ -17,7 +17,7 @@ from enrol_options import EnrolOptions
 from foreground import foreground_mask
 from image_preparation import backbone_pixels, decode_image, same_aspect
 from inverted_lists import default_num_lists
-from masking_test import MaskingDecision
+from masking_test import masking_test
 from memory_bank import MemoryBank, RowFile
 from nearest_neighbours import unit_tokens
 from preprocessing import DEFAULT_SETTING, ROTATIONS_DEG, check_setting, rotate, rotations_of
@@ -36,15 +36,16 @@ class Enrolment:
         image_size: Height and width of the references in pixels.
         options: Of the first part.
         rotations_deg: Angles at which each reference enters the bank, 0 first.
-        masking: Whether backgrounds are masked; each reference has a say where a test decides.
+        masked: Whether backgrounds are masked; None until the first reference decides.
         reference_rows: Unit patch tokens of the references, all rotations.
         good_rows: Unit patch tokens of the good images that are not references.
         search_precision: Of the search that will score.
         max_bank_bytes: What the server can load; a larger bank is refused here and not later.
         base: The version that is appended to; None for a new enrolment.
+        masking_test: Outcome of the test, if there was one.
         first_image: The first reference, for calibration when it stays the only one.
         references, good_images: ``name`` and ``sha256`` of each.
-        reference_masks, good_masks: ``(rows, columns)`` bool of each, as if all were masked.
+        reference_foreground, good_foreground: ``(rows, columns)`` bool of each.
         probes: ``(N, D)`` unit tokens of mirrored references, to measure what a search loses.
         touched_s: Monotonic time of the last part.
     """
@@ -54,18 +55,19 @@ class Enrolment:
     image_size: tuple[int, int]
     options: EnrolOptions
     rotations_deg: tuple[int, ...]
-    masking: MaskingDecision
+    masked: bool | None
     reference_rows: RowFile
     good_rows: RowFile
     search_precision: str
     max_bank_bytes: int
     base: Bundle | None = None
+    masking_test: dict[str, Any] | None = None
     first_image: NDArray[np.uint8] | None = None
     references: list[dict[str, str]] = field(default_factory=list)
     good_images: list[dict[str, str]] = field(default_factory=list)
-    reference_masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    reference_foreground: list[NDArray[np.bool_]] = field(default_factory=list)
     probes: list[NDArray[np.float32]] = field(default_factory=list)
-    good_masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    good_foreground: list[NDArray[np.bool_]] = field(default_factory=list)
     touched_s: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -77,7 +79,7 @@ class Enrolment:
         options: EnrolOptions,
         **limits: Any,
     ) -> Enrolment:
-        """A new enrolment; its references decide what a masking test must.
+        """A new enrolment; its first reference decides what a masking test must.
 
         Args:
             product: Product name.
@@ -96,7 +98,7 @@ class Enrolment:
             image_size,
             options,
             rotations_of(setting, rotated=rotated),
-            MaskingDecision(decided[setting.masking]),
+            decided[setting.masking],
             **limits,
         )
 
@@ -126,11 +128,12 @@ class Enrolment:
             size,
             options,
             tuple(base.preprocessing.rotations_deg),
-            MaskingDecision(base.preprocessing.masked),
+            base.preprocessing.masked,
             **limits,
             base=base,
+            masking_test=base.preprocessing.masking_test,
             references=list(base.references),
-            reference_masks=list(bank.reference_foreground),
+            reference_foreground=list(bank.reference_foreground),
         )
         begun.reference_rows.append(bank.tokens)
         return begun
@@ -175,8 +178,8 @@ class Enrolment:
             tokens = tokens_of(backbone_pixels(rotate(image, angle_deg), self.served.grid))
             if angle_deg == 0:
                 self._check_size(rows_each, tokens.shape[1])
-                self.masking.consider(tokens, self.served.grid)
-                self.reference_masks.append(self._mask(tokens))
+                self._decide_masking(tokens)
+                self.reference_foreground.append(self.foreground(tokens))
             self.reference_rows.append(unit_tokens(tokens))
         if self._loses() and len(self.probes) < MAX_PROBES:
             mirrored = np.ascontiguousarray(image[:, ::-1])
@@ -192,38 +195,20 @@ class Enrolment:
         if not self.references:
             raise InspectionRefused("good images that are no references come after the references")
         tokens = tokens_of(backbone_pixels(image, self.served.grid))
-        self.good_masks.append(self._mask(tokens))
+        self.good_foreground.append(self.foreground(tokens))
         self.good_rows.append(unit_tokens(tokens))
         self.good_images.append(record)
 
-    @property
-    def masked(self) -> bool | None:
-        """Whether backgrounds are masked, by what is known so far; None before any reference."""
-        return self.masking.masked
-
-    @property
-    def masking_test(self) -> dict[str, Any] | None:
-        """Outcome of the masking test, for the record; None where nothing was left to test."""
-        return self.base.preprocessing.masking_test if self.base else self.masking.to_dict()
-
-    @property
-    def reference_foreground(self) -> list[NDArray[np.bool_]]:
-        """``(rows, columns)`` bool of each reference; all True when nothing is masked."""
-        return self.masking.applied(self.reference_masks)
-
-    @property
-    def good_foreground(self) -> list[NDArray[np.bool_]]:
-        """``(rows, columns)`` bool of each good image; all True when nothing is masked."""
-        return self.masking.applied(self.good_masks)
-
     def foreground(self, tokens: NDArray[np.float32]) -> NDArray[np.bool_]:
         """``(rows, columns)`` bool of an image's tokens; all True when nothing is masked."""
-        return self.masking.applied([self._mask(tokens)])[0]
+        if self.masked:
+            return foreground_mask(tokens, self.served.grid)
+        return np.ones(self.served.grid, bool)
 
-    def _mask(self, tokens: NDArray[np.float32]) -> NDArray[np.bool_]:
-        if self.masking.said is False:
-            return np.ones(self.served.grid, bool)
-        return foreground_mask(tokens, self.served.grid)
+    def _decide_masking(self, tokens: NDArray[np.float32]) -> None:
+        if self.masked is None:
+            test = masking_test(tokens, self.served.grid)
+            self.masked, self.masking_test = test.passed, test.to_dict()
 
     def _loses(self) -> bool:
         """Whether the search will be anything but exact in all patches."""

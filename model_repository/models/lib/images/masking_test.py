@@ -1,15 +1,14 @@
 """Whether the foreground masks of a product may be trusted.
 
 Where a mask fails it hides part of the object, and with it the defects there. The paper masks
-"whenever the zero-shot segmentation of DINOv2 captures the object correctly", which its authors
-judged by eye, a category at a time (AnomalyDINO, Section C.1 and Table 8). The test here is a
-cautious stand-in for that judgement, and ours alone.
+"whenever the zero-shot segmentation of DINOv2 captures the object correctly", judged by eye on the
+first good reference alone (AnomalyDINO, Section C.1, Table 8 and Figure 14). The test here is a
+cautious stand-in for that judgement, on the same image, and ours alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
@@ -50,6 +49,10 @@ class MaskingTest:
     border_share: float
     hole_share: float
     stability: float
+
+    def to_dict(self) -> dict[str, bool | str | float]:
+        """Name to value, for JSON."""
+        return asdict(self)
 
 
 def masking_test(tokens: NDArray[np.float32], grid: tuple[int, int]) -> MaskingTest:
@@ -117,51 +120,6 @@ def masking_test(tokens: NDArray[np.float32], grid: tuple[int, int]) -> MaskingT
         hole_share=hole,
         stability=stability,
     )
-
-
-@dataclass
-class MaskingDecision:
-    """Whether the images of a product, or of a batch, are masked.
-
-    Attributes:
-        said: What was said beforehand; None where the test decides.
-        tests: The test of each image that has a say, where there is a test.
-    """
-
-    said: bool | None
-    tests: list[MaskingTest] = field(default_factory=list)
-
-    @property
-    def masked(self) -> bool | None:
-        """True if more than half of the images passed; None while there is none."""
-        if self.said is not None or not self.tests:
-            return self.said
-        return 2 * self._num_passed > len(self.tests)
-
-    def consider(self, tokens: NDArray[np.float32], grid: tuple[int, int]) -> None:
-        """Give one more image its say; arguments as in `masking_test`."""
-        if self.said is None:
-            self.tests.append(masking_test(tokens, grid))
-
-    def applied(self, masks: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
-        """Masks as they count: all True where nothing is masked."""
-        return [mask if self.masked else np.ones_like(mask) for mask in masks]
-
-    def to_dict(self) -> dict[str, bool | str | float] | None:
-        """For JSON; None where there was no test.
-
-        It has the attributes of `MaskingTest` for the first image that was found as the decision
-        is, and beside them ``num_images`` and ``num_passed``.
-        """
-        if not self.tests:
-            return None
-        example = next(test for test in self.tests if test.passed == self.masked)
-        counts = {"num_images": len(self.tests), "num_passed": self._num_passed}
-        return asdict(example) | counts
-
-    @property
-    def _num_passed(self) -> int:
-        return sum(test.passed for test in self.tests)
 
 
 def _stability(component: NDArray[np.float64]) -> float:

@@ -25,8 +25,7 @@ class Preprocessing:
         texture: What the engineer said of the parts: a surface without background.
         rotations_deg: Angles of each reference in the memory bank, counter-clockwise.
         masked: Whether the background of inspected images is masked.
-        masking_test: Outcome on the references that the product was first enrolled with; None
-            where nothing was left to test.
+        masking_test: Outcome on the first reference; None where nothing was left to test.
         foreground_share: Smallest and largest share of foreground among the inspected patches of
             the references; None when not masked.
     """

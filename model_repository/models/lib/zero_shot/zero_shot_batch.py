@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from foreground import foreground_mask
 from image_preparation import backbone_pixels, decode_image, same_aspect
 from image_score import DEFAULT_IMAGE_SCORE, image_score
-from masking_test import MaskingDecision
+from masking_test import masking_test
 from memory_bank import RowFile
 from mutual_scoring import DEFAULT_ALPHA, num_nearest, tail_distances
 from nearest_neighbours import unit_tokens
@@ -29,13 +30,13 @@ class Member:
         name: What the caller calls it.
         sha256: Of its encoded bytes.
         image_size: Height and width in pixels.
-        mask: ``(rows, columns)`` bool, its foreground if the batch is masked.
+        foreground: ``(rows, columns)`` bool, all True when nothing is masked.
     """
 
     name: str
     sha256: str
     image_size: tuple[int, int]
-    mask: NDArray[np.bool_]
+    foreground: NDArray[np.bool_]
 
 
 @dataclass
@@ -48,7 +49,8 @@ class Batch:
         options: Of the first part.
         runtime: ``runtime`` and ``precision`` of the backbone.
         rows: Unit patch tokens of all images, on disk.
-        masking: Whether backgrounds are masked; each image has a say where a test decides.
+        masked: Whether backgrounds are masked; None until the first image decides.
+        masking_test: Outcome of the test, if there was one.
         members: The images.
         touched_s: Monotonic time of the last request.
     """
@@ -58,7 +60,8 @@ class Batch:
     options: ZeroShotOptions
     runtime: dict[str, str]
     rows: RowFile
-    masking: MaskingDecision
+    masked: bool | None
+    masking_test: dict[str, Any] | None = None
     members: list[Member] = field(default_factory=list)
     touched_s: float = field(default_factory=time.monotonic)
 
@@ -73,8 +76,8 @@ class Batch:
     ) -> Batch:
         """A batch without images; arguments are the attributes of the same names."""
         decided = {"always": True, "never": False, "test": None}
-        masking = MaskingDecision(decided[options.masking or "test"])
-        return cls(served, image_size, options, runtime, rows, masking)
+        masked = decided[options.masking or "test"]
+        return cls(served, image_size, options, runtime, rows, masked)
 
     def add(self, names: tuple[str, ...], encoded: list[bytes], tokens_of: TokensOf) -> None:
         """Add the images of one part, all of them or none.
@@ -97,9 +100,11 @@ class Batch:
                 raise InspectionRefused(f"image {name}: {refusal}") from None
         for member, pixels in prepared:
             tokens = tokens_of(pixels)
-            self.masking.consider(tokens, self.served.grid)
-            if self.masking.said is not False:
-                member.mask[:] = foreground_mask(tokens, self.served.grid)
+            if self.masked is None:
+                test = masking_test(tokens, self.served.grid)
+                self.masked, self.masking_test = test.passed, test.to_dict()
+            if self.masked:
+                member.foreground[:] = foreground_mask(tokens, self.served.grid)
             self.rows.append(unit_tokens(tokens))
             self.members.append(member)
         self.touched_s = time.monotonic()
@@ -120,16 +125,17 @@ class Batch:
         own = slice(index * self.num_patches, (index + 1) * self.num_patches)
         flat = tail_distances(self.rows, own, self.num_nearest, self.options.statistic or "max")
         distances = flat.reshape(self.served.grid)
-        return np.where(self._foreground(index), distances, np.float32(0))
+        return np.where(self.members[index].foreground, distances, np.float32(0))
 
     def score(self, index: int, distances: NDArray[np.float32]) -> float:
         """The image score of one image's distances (Equation 4 by default).
 
         A score of the map is of the map at the first image's size, so that all can be compared.
         """
+        member = self.members[index]
         everywhere = np.ones(self.served.grid, bool)
         name = self.options.image_score or DEFAULT_IMAGE_SCORE
-        return image_score(name, distances, self._foreground(index), everywhere, self.image_size)
+        return image_score(name, distances, member.foreground, everywhere, self.image_size)
 
     @property
     def num_patches(self) -> int:
@@ -150,9 +156,6 @@ class Batch:
     def close(self) -> None:
         """Free its space on disk."""
         self.rows.close()
-
-    def _foreground(self, index: int) -> NDArray[np.bool_]:
-        return self.masking.applied([self.members[index].mask])[0]
 
     def _prepared(
         self, name: str, content: bytes, before: list[Member]

@@ -30,8 +30,7 @@ class ZeroShotOptions:
         num_staged: Images that earlier parts brought; None with ``score``.
         image_names: Names of this part's images, as many as images.
         resolution: Shorter edge in pixels.
-        masking: ``test`` (the masking test of more than half of the images decides), ``always`` or
-            ``never``.
+        masking: ``test`` (the masking test on the first image decides), ``always`` or ``never``.
         alpha: Share in (0, 1) of the nearest distances that counts.
         statistic: One of `mutual_scoring.STATISTICS`.
         image_score: Name in `image_score.IMAGE_SCORES`.
