@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dinspect_bench.machine.environment import describe_environment
 from dinspect_bench.records import Record
 
 
@@ -15,17 +14,15 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def measured_on(records: Sequence[Record] = ()) -> str:
+def measured_on(records: Sequence[Record]) -> str:
     """Machine and commit, for the foot of a table.
 
     Args:
-        records: What the table is made of, oldest first; without any it is this machine now.
+        records: What the table is made of, oldest first.
 
     Returns:
         One sentence, with each distinct machine and commit in the order of the records.
     """
-    if not records:
-        return f"{_place(describe_environment())}."
     environments = [one["environment"] for one in records if one.get("environment")]
     places = dict.fromkeys(_place(environment) for environment in environments)
     return f"{'; then on '.join(places) or 'a machine that no record describes'}."

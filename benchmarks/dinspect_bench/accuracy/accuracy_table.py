@@ -44,7 +44,20 @@ def _section(records: Sequence[Record]) -> str:
         name = f"**mean of {len(by_category)} categories**"
         rows.append([name, "", *_figures(list(by_category.values()))])
     table = markdown_table(["category", "test images", *FIGURES.values()], rows)
-    return f"{_title(records)}\n\n{table}"
+    return "\n".join([f"{_title(records)}\n\n{table}", *_mask_notes(by_category)])
+
+
+def _mask_notes(by_category: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Categories of which only some draws were masked; their means are of two ways to inspect."""
+    notes = []
+    for category, found in by_category.items():
+        num_masked = sum(bool(record["masked"]) for record in found)
+        if 0 < num_masked < len(found):
+            notes.append(
+                f"{category}: masked in {num_masked} of {len(found)} draws, as the masking test on "
+                "the first image of each decided; these figures are means of both.\n"
+            )
+    return notes
 
 
 def _title(records: Sequence[Record]) -> str:

@@ -21,7 +21,7 @@ from dinspect_bench.files import write_text_atomically
 from dinspect_bench.latency.single_stream import SingleStreamRun, measure_single_stream
 from dinspect_bench.markdown import markdown_table, measured_on
 from dinspect_bench.records import Record, RecordFile
-from dinspect_bench.studies.common import bank_of, own_server
+from dinspect_bench.studies.common import bank_of, own_server, placed
 
 if TYPE_CHECKING:
     from dinspect_client import InspectionClient
@@ -100,7 +100,7 @@ def run_bank_study(
         known = [record for record in found if record is not None]
         if len(known) < len(cases):
             fresh = _measure_precision(artefacts_dir, precision, cases, settings)
-            known = [settings | record for record in fresh]
+            known = [placed(settings | record) for record in fresh]
             for record in known:
                 records.append(record)
         measured += known
@@ -256,5 +256,5 @@ def format_banks(records: Sequence[Record]) -> str:
         f"counts them. AUROC of {num_held_out} functional and {num_held_out} defective "
         "monocrystalline cells, seed 0, with the demo's weights.\n\n"
         + markdown_table(head, rows)
-        + f"\nMeasured by `dinspect study banks` on {measured_on()}\n"
+        + f"\nMeasured by `dinspect study banks` on {measured_on(records)}\n"
     )

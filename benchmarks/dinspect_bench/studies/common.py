@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dinspect_bench.errors import BenchmarkError
+from dinspect_bench.machine.environment import describe_environment
 from dinspect_bench.records import Record
 from dinspect_client.wire import Method
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from dinspect_client import InspectionClient
     from dinspect_client.products import Product
     from dinspect_server.embedded import EmbeddedTriton
+
+
+def placed(record: Record) -> Record:
+    """A record with the machine, the software and the commit it is measured by."""
+    return record | {"environment": describe_environment()}
 
 
 @contextlib.contextmanager

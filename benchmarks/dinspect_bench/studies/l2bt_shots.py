@@ -21,7 +21,7 @@ from dinspect_bench.files import write_text_atomically
 from dinspect_bench.progress import stage_bar
 from dinspect_bench.records import Record, RecordFile
 from dinspect_bench.studies import shots as shots_study
-from dinspect_bench.studies.common import own_server
+from dinspect_bench.studies.common import own_server, placed
 from dinspect_bench.studies.l2bt_shots_table import format_l2bt_shots
 from dinspect_bench.studies.shots import held_out_labels, inspect_held_out
 from dinspect_client.wire import Method
@@ -141,7 +141,8 @@ def _measure_missing(
     ):
         for key in tqdm(keys, desc="trainings", leave=False, disable=None):
             draw = draw_cells(cells, key["kind"], key["seed"], num_training, key["held_out"])
-            records.append(key | _measure(client, server.grpc_url, draw, key["shots"]))
+            measured = _measure(client, server.grpc_url, draw, key["shots"])
+            records.append(placed(key | measured))
 
 
 def _measure(client: InspectionClient, url: str, draw: TrainingDraw, count: int) -> Record:

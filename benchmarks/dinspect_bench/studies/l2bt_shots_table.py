@@ -43,7 +43,8 @@ def format_l2bt_shots(records: Sequence[Record], anomaly_dino: Sequence[Record])
         + markdown_table(["product", "images", *(f"{count}" for count in shots)], rows)
         + "\n"
         + "\n".join([*remarks, "", _steps_remark(records), "", _anomaly_dino_remark(anomaly_dino)])
-        + f"\n\n{_paper_remark()}\n\nMeasured by `dinspect study l2bt-shots` on {measured_on()}\n"
+        + f"\n\n{_paper_remark()}\n\n"
+        + f"Measured by `dinspect study l2bt-shots` on {measured_on(records)}\n"
     )
 
 

@@ -30,7 +30,7 @@ from dinspect_bench.latency.statistics import ServerTimes, StatisticsReader, Ste
 from dinspect_bench.machine.operations import backbone_operations, students_operations
 from dinspect_bench.machine.resident_memory import PeakMemory, model_process, server_processes
 from dinspect_bench.records import Record, RecordFile
-from dinspect_bench.studies.common import own_server
+from dinspect_bench.studies.common import own_server, placed
 from dinspect_bench.studies.l2bt_speed_table import format_l2bt_speed
 from dinspect_client import wire
 from dinspect_client.wire import Method, TrainingKey
@@ -139,7 +139,7 @@ def run_l2bt_speed_study(
     """
     case = SpeedCase(variant_name, side_px, num_samples, precision, seed)
     with tempfile.TemporaryDirectory(prefix="dinspect-l2bt-speed-") as folder:
-        record = _measure(case, Path(folder))
+        record = placed(_measure(case, Path(folder)))
     RecordFile(output.with_suffix(".jsonl")).append(record)
     table = format_l2bt_speed(record)
     write_text_atomically(output, table)

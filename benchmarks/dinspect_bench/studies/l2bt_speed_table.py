@@ -39,7 +39,7 @@ def format_l2bt_speed(record: Record) -> str:
         "its patch tokens by them is within "
         f"{record['largest_distance_change']:.1e} of PyTorch in FP32 (of the largest distance).\n\n"
         f"{_totals(record)}\n{_steps(record)}\n{_parts(record)}\n{paper_section()}\n"
-        f"Measured by `dinspect study l2bt-1036` on {measured_on()}\n"
+        f"Measured by `dinspect study l2bt-1036` on {measured_on([record])}\n"
     )
 
 

@@ -15,7 +15,7 @@ from dinspect_bench.files import write_text_atomically
 from dinspect_bench.machine.resident_memory import PeakMemory, model_process
 from dinspect_bench.markdown import markdown_table, measured_on
 from dinspect_bench.records import Record, RecordFile
-from dinspect_bench.studies.common import bank_of, own_server
+from dinspect_bench.studies.common import bank_of, own_server, placed
 
 IMAGES_EACH = 8
 PREPROCESSING = "informed"
@@ -74,6 +74,7 @@ def run_products_study(
             )
     record = _record(times[_WARMUP:], hits[_WARMUP:], memory, limit)
     record |= {"products": num_products, "banks_in_limit": num_loaded, "requests": num_requests}
+    record = placed(record)
     RecordFile(output.with_suffix(".jsonl")).append(record)
     table = format_products(record)
     write_text_atomically(output, table)
@@ -153,5 +154,6 @@ def format_products(record: Record) -> str:
         + markdown_table(["request", "count", "p50 ms", "p90 ms", "p99 ms"], rows)
         + f"\nThe process that searches took {record['resident_before_mib']:.0f} MiB before the "
         f"first inspection and {record['resident_peak_mib']:.0f} MiB at most, "
-        f"{grown:.0f} MiB more.\n\nMeasured by `dinspect study products` on {measured_on()}\n"
+        f"{grown:.0f} MiB more.\n\n"
+        f"Measured by `dinspect study products` on {measured_on([record])}\n"
     )

@@ -18,7 +18,7 @@ from dinspect_bench.datasets.elpv import DemoSplit, load_elpv, split_cells
 from dinspect_bench.files import write_text_atomically
 from dinspect_bench.markdown import markdown_table, measured_on
 from dinspect_bench.records import Record, RecordFile
-from dinspect_bench.studies.common import mean_std, own_server, rise_remark
+from dinspect_bench.studies.common import mean_std, own_server, placed, rise_remark
 from dinspect_client.wire import Method
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def run_shots_study(
                             "preprocessing": preprocessing,
                         }
                         if records.find(**key) is None:
-                            records.append(key | _measure(client, split, count, preprocessing))
+                            measured = _measure(client, split, count, preprocessing)
+                            records.append(placed(key | measured))
     table = format_shots(_wanted(records.read(), kinds, shots, seeds, num_held_out, preprocessing))
     write_text_atomically(output, table)
     return table
@@ -187,5 +188,5 @@ def format_shots(records: Sequence[Record]) -> str:
         + markdown_table(["product", "", *(f"{count}" for count in shots)], rows)
         + "\n"
         + "\n".join(remarks)
-        + f"\n\nMeasured by `dinspect study shots` on {measured_on()}\n"
+        + f"\n\nMeasured by `dinspect study shots` on {measured_on(records)}\n"
     )

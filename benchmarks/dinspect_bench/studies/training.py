@@ -22,7 +22,7 @@ from dinspect_bench.datasets.elpv import FUNCTIONAL_PROBABILITY, load_elpv
 from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.files import write_text_atomically
 from dinspect_bench.records import Record, RecordFile
-from dinspect_bench.studies.common import own_server
+from dinspect_bench.studies.common import own_server, placed
 from dinspect_bench.studies.l2bt_speed import enlarged_png
 from dinspect_bench.studies.official_loop import OfficialLoop
 from dinspect_bench.studies.random_weights import export_random_backbone, write_random_backbone
@@ -158,7 +158,7 @@ def run_training_study(output: Path, *, cases: Sequence[str] = ("visa", "demo"))
         record = records.find(**key)
         if record is None:
             with tempfile.TemporaryDirectory(prefix="dinspect-training-") as folder:
-                record = key | _measure(case, Path(folder))
+                record = placed(key | _measure(case, Path(folder)))
             records.append(record)
         found.append(record)
     table = format_training(found)

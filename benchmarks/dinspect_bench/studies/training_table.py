@@ -54,7 +54,7 @@ def format_training(records: Sequence[Record]) -> str:
         f"{_introduction(records[0])}\n\n"
         + "\n".join(_case(record) for record in records)
         + f"\n{_formulas(records[0])}\n\n{_paper_section()}\n\n"
-        f"Measured by `dinspect study training` on {measured_on()}\n"
+        f"Measured by `dinspect study training` on {measured_on(records)}\n"
     )
 
 

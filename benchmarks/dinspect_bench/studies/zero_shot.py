@@ -14,7 +14,7 @@ from dinspect_bench.files import write_text_atomically
 from dinspect_bench.machine.resident_memory import PeakMemory, server_processes
 from dinspect_bench.markdown import markdown_table, measured_on
 from dinspect_bench.records import Record, RecordFile
-from dinspect_bench.studies.common import own_server
+from dinspect_bench.studies.common import own_server, placed
 
 KINDS = ("mono", "poly")
 NUM_IMAGES = 300
@@ -52,7 +52,7 @@ def run_zero_shot_study(
         key = {"kind": kind, "images": num_images, "seed": seed}
         record = records.find(**key)
         if record is None:
-            record = key | _measure(artefacts_dir, kind, num_images, precision, seed)
+            record = placed(key | _measure(artefacts_dir, kind, num_images, precision, seed))
             records.append(record)
         found.append(record)
     table = format_zero_shot(found)
@@ -121,5 +121,5 @@ def format_zero_shot(records: Sequence[Record]) -> str:
         f"20 ms; the backbone ran in {records[0]['runtime']}, scoring in FP32. The weights are the "
         "demo's.\n\n"
         + markdown_table(head, rows)
-        + f"\nMeasured by `dinspect study zero-shot` on {measured_on()}\n"
+        + f"\nMeasured by `dinspect study zero-shot` on {measured_on(records)}\n"
     )

@@ -16,7 +16,7 @@ def record(category="nut", seed=0, value=0.5, **others):
         "preprocessing": "agnostic", "runtime": "openvino 1", "precision": "bf16",
         "search_precision": "bf16", "students_precision": None,
         "num_good": 3, "num_defective": 4, "num_regions": 5, "left_out": [], "num_copies": 0,
-        "num_not_outlined": 0, "num_test_learnt_from": 0, **dict.fromkeys(FIGURES, value),
+        "num_not_outlined": 0, "num_test_learnt_from": 0, "masked": False, **dict.fromkeys(FIGURES, value),
     } | others  # fmt: skip
 
 
@@ -27,6 +27,22 @@ def rows_of(text):
         if "|" in line
     ]
     return {row[0]: row[1:] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("masked", "note"),
+    [
+        ((True, False, False), "nut: masked in 1 of 3 draws, as the masking test on the first"),
+        ((True, True, True), None),
+        ((False, False, False), None),
+        ((None, None, None), None),
+    ],
+)
+def test_mean_of_masked_and_unmasked_draws_says_so(masked, note):
+    text = format_accuracy([record(seed=seed, masked=one) for seed, one in enumerate(masked)])
+    assert (note in text) if note else ("masked in" not in text)
+    apart = [record(masked=True), record(masked=False, preprocessing="no_mask_rotation")]
+    assert "masked in" not in format_accuracy(apart)
 
 
 def test_figure_of_a_category_is_the_mean_over_seeds():

@@ -13,6 +13,7 @@ from dinspect_bench.commands import StudyCommand
 from dinspect_bench.errors import BenchmarkError
 from dinspect_bench.studies import products as products_study
 from dinspect_bench.studies.banks import bank_cases, format_banks
+from dinspect_bench.studies.common import placed
 from dinspect_bench.studies.products import format_products
 from dinspect_bench.studies.shots import format_shots
 from dinspect_bench.studies.zero_shot import format_zero_shot
@@ -129,7 +130,9 @@ def test_tables_say_on_what_they_were_measured(format_one):
              "runtime": "x"}
         ],
     }[format_one]  # fmt: skip
-    assert re.search(r"Measured by `dinspect study [a-z-]+` on \d+ cores of ", format_one(records))
+    foot = r"Measured by `dinspect study [a-z-]+` on "
+    assert re.search(rf"{foot}a machine that no record describes\.", format_one(records))
+    assert re.search(rf"{foot}\d+ cores of ", format_one([placed(record) for record in records]))
 
 
 @pytest.mark.parametrize(
