@@ -32,7 +32,7 @@ def format_accuracy(records: Sequence[Record]) -> str:
     for record in records:
         groups.setdefault(tuple(record[name] for name in _GROUP), []).append(record)
     sections = [_section(group) for group in groups.values()]
-    return "\n".join(sections + _notes(records))
+    return "\n".join(sections + _notes(records) + _commits_note(records))
 
 
 def _section(records: Sequence[Record]) -> str:
@@ -91,6 +91,18 @@ def _counts(records: Sequence[Record]) -> str:
 def _figures(by_category: Sequence[Sequence[Record]]) -> list[str]:
     """A row's figures, each over all of the categories that have it."""
     return [mean_text(mean_over_categories(by_category, key), len(by_category)) for key in FIGURES]
+
+
+def _commits_note(records: Sequence[Record]) -> list[str]:
+    """What was on record may have been measured by other code."""
+    found = [(record.get("environment") or {}).get("git") for record in records]
+    commits = dict.fromkeys(git["commit"][:12] for git in found if git)
+    if len(commits) < 2:
+        return []
+    return [
+        f"The records are of {len(commits)} commits ({', '.join(commits)}); if what the server "
+        "computes has changed between them, measure all in a new file."
+    ]
 
 
 def _notes(records: Sequence[Record]) -> list[str]:

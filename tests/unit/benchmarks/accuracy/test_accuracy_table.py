@@ -45,6 +45,16 @@ def test_mean_of_masked_and_unmasked_draws_says_so(masked, note):
     assert "masked in" not in format_accuracy(apart)
 
 
+def test_records_of_several_commits_are_told():
+    def of(*commits):
+        places = [{"environment": {"git": c and {"commit": c * 40}}} for c in commits]
+        return format_accuracy([record(seed=seed, **one) for seed, one in enumerate(places)])
+
+    assert "are of 2 commits (aaaaaaaaaaaa, bbbbbbbbbbbb); if" in of("a", "b", "a", None)
+    assert "commits" not in of("a", "a", None)
+    assert "commits" not in format_accuracy([record()])
+
+
 def test_figure_of_a_category_is_the_mean_over_seeds():
     found = [record(seed=0, value=0.5), record(seed=1, value=0.7), record(seed=2, value=0.9)]
     mean = mean_over_categories([found], "image_auroc")
